@@ -1,0 +1,135 @@
+"""Every error that rung raises on purpose, sorted by who has to act.
+
+    RungError
+    ├── ClientError             the caller has to change the request
+    │   ├── InvalidInput        a field of it is wrong; `field` names it
+    │   ├── NotFound            no such model, version or path
+    │   ├── TooLarge            over a stated limit
+    │   ├── UnsupportedMedia    a content type or encoding nobody here reads
+    │   ├── NotAcceptable       no answer in any form the caller accepts
+    │   ├── Unsupported         known to the protocol, not offered here
+    │   ├── Conflict            it exists already, or someone else moved first
+    │   ├── Overloaded          come back in `retry_after` seconds
+    │   ├── DeadlineExceeded    the caller's own time limit ran out
+    │   └── Cancelled           the caller left
+    ├── NotReady                the server is starting, draining or has not loaded this yet
+    ├── ModelError              the model failed on an input that passed every check
+    │   └── WorkerDied          the process that held the model ended or hung
+    └── OperatorError           whoever runs rung has to change something
+        ├── ConfigurationError  a setting, flag or project file
+        ├── BundleError         a model version that may not be served, with the reason
+        └── MissingDependency   an optional extra that is not installed
+
+Messages are whole sentences for a person. Numbers of a protocol (HTTP, gRPC) are not known here:
+`rung.protocols.status` maps these classes to them.
+"""
+
+__all__ = [
+    "BundleError",
+    "Cancelled",
+    "ClientError",
+    "ConfigurationError",
+    "Conflict",
+    "DeadlineExceeded",
+    "InvalidInput",
+    "MissingDependency",
+    "ModelError",
+    "NotAcceptable",
+    "NotFound",
+    "NotReady",
+    "OperatorError",
+    "Overloaded",
+    "RungError",
+    "TooLarge",
+    "Unsupported",
+    "UnsupportedMedia",
+    "WorkerDied",
+]
+
+
+class RungError(Exception):
+    """Something rung says on purpose; the docstring is the message where none is given."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message or (self.__doc__ or "").strip())
+
+
+class ClientError(RungError):
+    """The request has to change."""
+
+
+class InvalidInput(ClientError):
+    """The input does not fit what the model expects."""
+
+    def __init__(self, message: str = "", *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class NotFound(ClientError):
+    """There is no such thing here."""
+
+
+class TooLarge(ClientError):
+    """The request is larger than this server accepts."""
+
+
+class UnsupportedMedia(ClientError):
+    """This content type or encoding is not read here."""
+
+
+class NotAcceptable(ClientError):
+    """The answer cannot be given in any of the accepted forms."""
+
+
+class Unsupported(ClientError):
+    """The protocol knows this, this server does not offer it."""
+
+
+class Conflict(ClientError):
+    """It exists already."""
+
+
+class Overloaded(ClientError):
+    """More is asked than can be answered in time; try again later."""
+
+    def __init__(self, message: str = "", *, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """Seconds after which the predicted wait has passed."""
+
+
+class DeadlineExceeded(ClientError):
+    """The deadline of the request passed before its answer was ready."""
+
+
+class Cancelled(ClientError):
+    """The caller left before the answer was ready."""
+
+
+class NotReady(RungError):
+    """Not ready to answer yet."""
+
+
+class ModelError(RungError):
+    """The model failed on this input."""
+
+
+class WorkerDied(ModelError):
+    """The process that holds the model ended while it computed."""
+
+
+class OperatorError(RungError):
+    """Whoever runs rung has to change something."""
+
+
+class ConfigurationError(OperatorError):
+    """A setting is wrong."""
+
+
+class BundleError(OperatorError):
+    """This model version may not be served."""
+
+
+class MissingDependency(OperatorError):
+    """An optional part of rung is not installed."""

@@ -1,0 +1,38 @@
+"""Tables from a name to `"module:attr"`: nothing is imported until it is chosen.
+
+To add a runtime or a transform: write its file, add its row here, and run its port's conformance suite.
+"""
+
+from importlib import import_module
+from typing import Any
+
+from rung.domain.errors import ConfigurationError
+
+__all__ = ["RUNTIMES", "TRANSFORMS", "resolve"]
+
+RUNTIMES: dict[str, str] = {
+    # In the order in which a file is offered to them.
+    "onnx": "rung.runtimes.onnx:OnnxRuntime",
+    "python": "rung.runtimes.python:PythonRuntime",
+}
+
+TRANSFORMS: dict[str, str] = {
+    "image.decode": "rung.transforms.images:decode",
+    "image.resize": "rung.transforms.images:resize",
+    "image.normalize": "rung.transforms.images:normalize",
+    "image.layout": "rung.transforms.images:layout",
+    "segmentation.mask": "rung.transforms.heads:segmentation_mask",
+}
+
+
+def resolve(table: dict[str, str], name: str, kind: str) -> Any:
+    """Import and return what `name` stands for in `table`.
+
+    Raises:
+        ConfigurationError: there is no such name; the message lists those there are.
+    """
+    try:
+        module, _, attribute = table[name].partition(":")
+    except KeyError:
+        raise ConfigurationError(f"there is no {kind} {name!r}; there are: {', '.join(table)}") from None
+    return getattr(import_module(module), attribute)

@@ -1,0 +1,217 @@
+"""Every seam of rung, on one page.
+
+An implementation is a class with these methods and a row in `rung.plugins`; it is done when it
+passes the conformance suite of its port in `rung.testing`. None of these knows a concrete engine.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import msgspec
+
+from rung.domain.models import AspiredVersion, Manifest, VersionStatus
+from rung.domain.predictions import Answer, Payload, Request, Response, Statistics
+from rung.domain.tensors import Signature, Tensors
+
+__all__ = [
+    "Awaitee",
+    "BlobStore",
+    "Directory",
+    "Fetched",
+    "LoadOptions",
+    "Model",
+    "Predictor",
+    "Runtime",
+    "Served",
+    "Source",
+    "Transform",
+]
+
+
+class Predictor(Protocol):
+    """The one shape that is wrapped: a version, the batcher, the cache, limits, the split.
+
+    Guarantees:
+        1. One request gives exactly one response or raises exactly one `RungError`.
+        2. It completes without suspending where it can; what it awaits is an `Awaitee`.
+        3. When it is cancelled, its work is dropped if that has not started.
+    """
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer one request."""
+        ...
+
+
+class Awaitee(Protocol):
+    """What a hand-driven coroutine may yield: an `asyncio.Future`, or something that acts like one."""
+
+    def add_done_callback(self, callback: Callable[[Any], object], /) -> None:
+        """Call `callback(self)` once, when the result is there."""
+        ...
+
+
+class LoadOptions(msgspec.Struct, frozen=True):
+    """How a runtime should load a model."""
+
+    threads: int = 1
+    """Cores that one wide call may use."""
+    memory: int = 0
+    """Limit in bytes for a model in a child process; 0 means none."""
+    hang_after: float = 30.0
+    """Seconds after which a call in a child process counts as hung."""
+    trusted: bool = False
+    """Whether code of the user's own may run (`module:Class` given on the command line)."""
+    search_path: str = ""
+    """Folder from which a Python model imports its own modules."""
+
+
+class Model(Protocol):
+    """A loaded artifact.
+
+    Guarantees:
+        1. `predict` may be called from several threads at once, up to `lanes` of them.
+        2. It takes arrays that fit `signature` and returns every output of `signature`, fresh arrays.
+        3. It raises `ModelError` (or `WorkerDied`) and nothing else for a failure of the model.
+        4. `close` frees what was taken; it may be called twice.
+    """
+
+    signature: Signature
+    platform: str
+    """What Triton calls the platform, such as `onnxruntime_onnx`."""
+    lanes: int
+    """How many calls may run at once; 0 means as many as there are cores."""
+
+    def predict(self, inputs: Tensors, threads: int = 1) -> Tensors:
+        """Compute. `threads` > 1 asks for a call that spreads over that many cores, where it can."""
+        ...
+
+    def close(self) -> None:
+        """Free memory, processes and files."""
+        ...
+
+
+class Runtime(Protocol):
+    """One framework: recognises its artifacts and loads them."""
+
+    name: str
+
+    def recognises(self, path: Path) -> bool:
+        """Whether this file or folder is an artifact of this framework, judged by name and first bytes."""
+        ...
+
+    def load(self, artifact: Path | str, options: LoadOptions) -> Model:
+        """Load it.
+
+        Raises:
+            BundleError: the artifact is unreadable, unsafe or unsupported; the message says which.
+            MissingDependency: an extra has to be installed; the message says how.
+        """
+        ...
+
+
+class Transform(Protocol):
+    """A named step that a bundle declares: a pure function with parameters.
+
+    `value` is what the step before it made, `context` carries what a later step needs to know of an
+    earlier one (the original size of an image, say) and belongs to one item.
+    """
+
+    def __call__(self, value: Any, context: dict[str, Any], **params: Any) -> Any:
+        """Return the value for the next step.
+
+        Raises:
+            InvalidInput: the item does not fit; the message says what would.
+        """
+        ...
+
+
+@runtime_checkable
+class BlobStore(Protocol):
+    """Bytes by key, on a disk or in a bucket. Keys are relative, `/`-separated, without `..`."""
+
+    def get(self, key: str) -> bytes:
+        """Return the bytes. Raises `NotFound`."""
+        ...
+
+    def put(self, key: str, data: bytes | Path, *, create: bool = False) -> None:
+        """Write the bytes (or a file's) whole or not at all. With `create`, raises `Conflict` if the key exists."""
+        ...
+
+    def list(self, prefix: str = "") -> Iterable[str]:
+        """Every key under the folder `prefix`, sorted."""
+        ...
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove these keys; absent ones are no error."""
+        ...
+
+    def local(self, key: str, cache: Path) -> Path:
+        """A path at which the bytes can be read: the file itself, or a copy under `cache`."""
+        ...
+
+
+class Source(Protocol):
+    """Says what should be loaded, and hands over what is needed to load it. Keeps no memory of what it said."""
+
+    def poll(self) -> list[AspiredVersion]:
+        """The whole list of versions there are."""
+        ...
+
+    def fetch(self, version: AspiredVersion) -> "Fetched":
+        """Bring the version's files here and verify them. Raises `BundleError`."""
+        ...
+
+
+class Fetched(msgspec.Struct, frozen=True):
+    """A version whose verified files lie on this machine."""
+
+    manifest: Manifest
+    artifact: Path | str
+    folder: Path | None
+    trusted: bool = False
+    inferred: bool = False
+    """The manifest was made up from the artifact: the signature comes from the runtime."""
+
+
+class Served(Protocol):
+    """One loaded version, as a door sees it. Valid until the door next awaits something else."""
+
+    manifest: Manifest
+    platform: str
+
+    async def predict(self, request: Request) -> Response:
+        """Tensors in, tensors out; a `Predictor`."""
+        ...
+
+    async def respond(self, payload: Payload, accept: tuple[str, ...]) -> Answer:
+        """The bundle's transforms round `predict`; `accept` lists media types, best first, `*/*` for any.
+
+        Raises:
+            NotAcceptable: naming the media types that this task can give.
+        """
+        ...
+
+
+class Directory(Protocol):
+    """What a door may ask about the models in this process. Answers come from memory."""
+
+    def find(self, name: str, version: int | None = None) -> Served:
+        """The version that answers. Raises `NotFound` or `NotReady` with the reason."""
+        ...
+
+    def versions(self, name: str) -> list[int]:
+        """Versions that can answer, ascending. Raises `NotFound`."""
+        ...
+
+    def statuses(self) -> list[VersionStatus]:
+        """Every version that is loading, loaded, failed or gone, with its reason."""
+        ...
+
+    def statistics(self, name: str | None = None, version: int | None = None) -> list[Statistics]:
+        """Counts and times per version. Raises `NotFound`."""
+        ...
+
+    def ready(self) -> bool:
+        """Whether every model that should answer can, and the process is not draining."""
+        ...

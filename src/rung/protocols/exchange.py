@@ -1,0 +1,71 @@
+"""One HTTP exchange as the protocols see it: the head, the body, the reply, and where it goes.
+
+A `Head` is parsed once and reused for every request of a connection whose bytes up to the blank
+line are the same, so it is immutable but for `memo`, in which an endpoint may keep what it derived
+from the head alone (the accepted media type, the model's name, the header length).
+"""
+
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+import msgspec
+
+__all__ = ["Endpoint", "Head", "Reply", "Route"]
+
+
+class Head:
+    """The request line and headers."""
+
+    __slots__ = ("endpoint", "headers", "keep_alive", "length", "memo", "method", "params", "path", "query")
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        query: str,
+        headers: Mapping[bytes, bytes],
+        *,
+        keep_alive: bool = True,
+        length: int = 0,
+    ) -> None:
+        self.method = method
+        self.path = path
+        """Percent-decoded."""
+        self.query = query
+        """Not decoded; empty when there is none."""
+        self.headers = headers
+        """Lower-case names. A repeated header is joined by a comma."""
+        self.keep_alive = keep_alive
+        self.length = length
+        """Of the body in bytes; -1 when it is chunked."""
+        self.params: Mapping[str, str] = {}
+        """What the `{braces}` of the route matched."""
+        self.endpoint: Endpoint | None = None
+        self.memo: Any = None
+
+
+class Reply(msgspec.Struct, gc=False):
+    """Status, media type and body. The door adds length, connection and compression."""
+
+    status: int
+    body: bytes | tuple[Any, ...] = b""
+    """Bytes, or parts to be written one after another."""
+    media: bytes = b"application/json"
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+Endpoint = Callable[[Head, bytes, float], Coroutine[Any, Any, Reply]]
+"""`endpoint(head, body, arrived)`: `arrived` is when the last byte had come, monotonic seconds.
+
+It returns a reply or raises a `RungError`, which the door turns into one by the route's `errors`.
+"""
+
+
+class Route(msgspec.Struct, frozen=True):
+    """Where a method and path go. `{name}` matches one path segment without a slash."""
+
+    method: str
+    pattern: str
+    endpoint: Endpoint
+    errors: Callable[[Exception], Reply] | None = None
+    """How this protocol writes an error; None for `{"error": ...}`."""

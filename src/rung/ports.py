@@ -16,6 +16,7 @@ from rung.domain.tensors import Signature, Tensors
 
 __all__ = [
     "Awaitee",
+    "Blob",
     "BlobStore",
     "Directory",
     "Fetched",
@@ -81,6 +82,8 @@ class Model(Protocol):
     """What Triton calls the platform, such as `onnxruntime_onnx`."""
     lanes: int
     """How many calls may run at once; 0 means as many as there are cores."""
+    inline: bool
+    """Whether a call that is cheap may run on the event loop: it computes here and cannot hang."""
 
     def predict(self, inputs: Tensors, threads: int = 1) -> Tensors:
         """Compute. `threads` > 1 asks for a call that spreads over that many cores, where it can."""
@@ -126,6 +129,17 @@ class Transform(Protocol):
         ...
 
 
+class Blob(msgspec.Struct, frozen=True, order=True):
+    """One entry of a listing."""
+
+    key: str
+    size: int
+    tag: str
+    """Changes whenever the bytes do; comparable only under the same key of the same store."""
+    modified: float
+    """Seconds since the epoch, by the store's clock."""
+
+
 @runtime_checkable
 class BlobStore(Protocol):
     """Bytes by key, on a disk or in a bucket. Keys are relative, `/`-separated, without `..`."""
@@ -138,8 +152,8 @@ class BlobStore(Protocol):
         """Write the bytes (or a file's) whole or not at all. With `create`, raises `Conflict` if the key exists."""
         ...
 
-    def list(self, prefix: str = "") -> Iterable[str]:
-        """Every key under the folder `prefix`, sorted."""
+    def list(self, prefix: str = "") -> Iterable[Blob]:
+        """Every blob under the folder `prefix`, sorted by key; none if there is no such folder."""
         ...
 
     def delete(self, keys: Iterable[str]) -> None:

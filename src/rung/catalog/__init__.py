@@ -1,0 +1,1 @@
+"""What exists: models, their versions, and where they come from."""

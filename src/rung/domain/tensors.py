@@ -68,12 +68,9 @@ class TensorSpec(msgspec.Struct, frozen=True):
 
     def admits(self, shape: tuple[int, ...]) -> bool:
         """Whether an array of this shape fits."""
-        if len(shape) != len(self.shape):
-            return False
-        for want, have in zip(self.shape, shape, strict=True):
-            if want != have and want != -1:
-                return False
-        return True
+        return len(shape) == len(self.shape) and all(
+            want in (-1, have) for want, have in zip(self.shape, shape, strict=True)
+        )
 
 
 class Signature(msgspec.Struct, frozen=True):
@@ -115,8 +112,7 @@ class Signature(msgspec.Struct, frozen=True):
                     rows = array.shape[0]
                 elif array.shape[0] != rows:
                     raise InvalidInput(
-                        f"input {spec.name!r} has {array.shape[0]} rows, "
-                        f"input {self.inputs[0].name!r} has {rows}",
+                        f"input {spec.name!r} has {array.shape[0]} rows, input {self.inputs[0].name!r} has {rows}",
                         field=spec.name,
                     )
         if rows == 0:

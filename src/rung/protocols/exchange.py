@@ -10,13 +10,28 @@ from typing import Any
 
 import msgspec
 
+from rung.domain.errors import NotFound
+
 __all__ = ["Endpoint", "Head", "Reply", "Route"]
 
 
 class Head:
     """The request line and headers."""
 
-    __slots__ = ("endpoint", "headers", "keep_alive", "length", "memo", "method", "params", "path", "query")
+    __slots__ = (
+        "accepts_gzip",
+        "coding",
+        "endpoint",
+        "errors",
+        "headers",
+        "keep_alive",
+        "length",
+        "memo",
+        "method",
+        "params",
+        "path",
+        "query",
+    )
 
     def __init__(
         self,
@@ -40,7 +55,11 @@ class Head:
         """Of the body in bytes; -1 when it is chunked."""
         self.params: Mapping[str, str] = {}
         """What the `{braces}` of the route matched."""
-        self.endpoint: Endpoint | None = None
+        self.endpoint: Endpoint = _nowhere
+        self.errors: Callable[[Exception], Reply] | None = None
+        self.coding = headers.get(b"content-encoding", b"").lower()
+        """Of the body as it came; the endpoint sees it decoded."""
+        self.accepts_gzip = b"gzip" in headers.get(b"accept-encoding", b"")
         self.memo: Any = None
 
 
@@ -59,6 +78,10 @@ Endpoint = Callable[[Head, bytes, float], Coroutine[Any, Any, Reply]]
 
 It returns a reply or raises a `RungError`, which the door turns into one by the route's `errors`.
 """
+
+
+async def _nowhere(head: Head, body: bytes, arrived: float) -> Reply:
+    raise NotFound(f"nothing answers at {head.path}")
 
 
 class Route(msgspec.Struct, frozen=True):

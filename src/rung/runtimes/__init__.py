@@ -1,0 +1,1 @@
+"""How a model runs: one file per framework, each with `load`, `predict` and `close`."""

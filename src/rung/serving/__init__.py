@@ -1,0 +1,1 @@
+"""Answering: versions loaded and swapped, requests batched, deadlines kept. Knows no wire format."""

@@ -1,0 +1,368 @@
+"""The main job: find images, train, export, register, serve, ask, measure.
+
+    python examples/nuclei/demo.py [--data DIR] [--port 0] [--quick] [--exit]
+
+On a terminal the server stays up until Ctrl-C; otherwise, and with --exit, the demo ends by itself.
+It exits with 0 when the mean IoU on the fluorescence test images is at least 0.75 and the served answers
+equal those of onnxruntime, with 1 otherwise.
+"""
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import platform
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+import numpy as np  # noqa: E402
+from dataset import DataError, Dataset, Sample, find  # noqa: E402
+from PIL import Image  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: E402
+from rich.table import Table  # noqa: E402
+from rung.domain.errors import RungError  # noqa: E402
+from rung.domain.models import Lineage, Manifest  # noqa: E402
+from rung.domain.predictions import Payload  # noqa: E402
+from service import Load, Server, ServiceError, infer, load, predict  # noqa: E402
+from sheet import Panel, draw, spread  # noqa: E402
+
+__all__ = ["main"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+NAME = "nuclei"
+OUT = HERE / "out"
+HOME, AWAY = "fluo_256", "stained_256x320"
+KINDS = {HOME: "fluorescence", AWAY: "stained tissue"}
+GOAL = 0.75
+"""Mean IoU to reach on the fluorescence test images."""
+CONNECTIONS = 8
+OVERLAY = "image/vnd.rung.overlay+png"
+
+
+class Demo:
+    """What the steps tell each other, and the time that each took."""
+
+    def __init__(self, options: argparse.Namespace, console: Console) -> None:
+        self.options = options
+        self.console = console
+        self.seconds: dict[str, float] = {}
+        self.problems: list[str] = []
+
+    @contextmanager
+    def step(self, name: str, title: str) -> Iterator[None]:
+        """Announce a step and time it."""
+        self.console.print(f"\n[bold cyan]{len(self.seconds) + 1}  {title}[/]")
+        begun = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - begun
+
+    def say(self, text: str) -> None:
+        """Print one line under the step."""
+        self.console.print(f"   {text}", highlight=False, soft_wrap=True)
+
+    def bar(self, *columns: Any) -> Progress:
+        """Return a progress bar that draws nothing where nobody watches."""
+        watched = self.console.is_terminal
+        return Progress(
+            TextColumn("  "), BarColumn(32), *columns, TimeElapsedColumn(), console=self.console, disable=not watched
+        )
+
+
+def find_images(demo: Demo) -> Dataset:
+    """Step 1: the images, and how many there are of each kind."""
+    with demo.bar(DownloadColumn()) as bar:
+        task = None
+
+        def notify(received: int, total: int) -> None:
+            nonlocal task
+            if task is None:
+                task = bar.add_task("download", total=total or None)
+            bar.update(task, completed=received)
+
+        data = find(demo.options.data, notify)
+    style = "bold yellow" if data.kind == "drawn" else "default"
+    demo.say(f"[{style}]{data.where}[/]")
+    table = Table("domain", "train", "val", "test", box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for domain, counts in data.counts().items():
+        table.add_row(domain, *(str(counts[split]) for split in ("train", "val", "test")))
+    demo.console.print(table)
+    return data
+
+
+def train_network(demo: Demo, data: Dataset) -> Any:
+    """Step 2: train on the fluorescence images alone."""
+    import model
+    import torch
+
+    torch.set_num_threads(min(8, len(os.sched_getaffinity(0))))
+    chosen, validation = data.select(HOME, "train"), data.select(HOME, "val")
+    if not chosen or not validation or not data.select(HOME, "test"):
+        raise DataError(f"there are no {HOME} images for training, validation and test in {data.where}")
+    steps = 120 if demo.options.quick else 480
+    demo.say(f"a U-Net on {len(chosen)} {HOME} images, {steps} steps of 8 crops, {torch.get_num_threads()} threads")
+    busy = time.process_time()
+    with demo.bar(TextColumn("loss {task.fields[loss]:.3f}  val IoU {task.fields[iou]:.3f}")) as bar:
+        task = bar.add_task("train", total=steps, loss=float("nan"), iou=float("nan"))
+
+        def report(progress: model.Progress) -> None:
+            bar.update(task, completed=progress.step, loss=progress.loss, iou=progress.iou)
+            if bar.disable and progress.step % (steps // 8) == 0:
+                demo.say(f"step {progress.step:4d}  loss {progress.loss:.3f}  val IoU {progress.iou:.3f}")
+
+        network = model.train(chosen, validation, steps=steps, report=report)
+    demo.say(f"{time.process_time() - busy:.0f} seconds of processor time")
+    return network
+
+
+def export_network(demo: Demo, network: Any, data: Dataset) -> Path:
+    """Step 3: one ONNX file that answers as torch does."""
+    import model
+    import onnxruntime
+    import torch
+
+    path = model.export(network, OUT / "nuclei.onnx")
+    images = model.prepare(data.select(HOME, "val")[:4])
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (exported,) = session.run(None, {"image": images})
+    with torch.inference_mode():
+        trained = network(torch.from_numpy(images)).numpy()
+    difference = float(np.abs(exported - trained).max())
+    demo.say(f"{path.name}, {path.stat().st_size / 1e6:.1f} MB, differs from torch by at most {difference:.1e}")
+    if difference > 1e-4:
+        demo.problems.append(f"the exported model differs from torch by {difference:.1e}, more than 1e-4")
+    return path
+
+
+def register_version(demo: Demo, network: Any, path: Path, data: Dataset) -> Manifest:
+    """Step 4: the file becomes a version, with its steps, labels, golden examples and metrics."""
+    import model
+    from rung.catalog.models import register
+    from rung.store.blobs import open_store
+
+    validation = data.select(HOME, "val")
+    seen = hashlib.sha256(b"".join(hashlib.sha256(s.image).digest() for s in data.select(HOME, "train")))
+    manifest = register(
+        open_store(str(OUT / "repository")),
+        path,
+        name=NAME,
+        examples=[{"image": model.prepare([sample])} for sample in validation[:3]],
+        task="segmentation",
+        labels=model.LABELS,
+        transforms=model.TRANSFORMS,
+        metrics={"val_iou": float(np.mean(model.evaluate(network, validation)))},
+        lineage=Lineage(source="examples/nuclei", data={HOME: seen.hexdigest()}, extra={"images": data.kind}),
+        description="Nuclei in fluorescence microscopy, a small U-Net",
+    )
+    golden = manifest.golden.count if manifest.golden else 0
+    demo.say(f"{NAME} version {manifest.version}, {golden} golden examples, val IoU {manifest.metrics['val_iou']:.3f}")
+    demo.say(f"in {_shown(OUT / 'repository')}")
+    return manifest
+
+
+def compare(demo: Demo, url: str, path: Path, chosen: Sequence[Sample]) -> int:
+    """Ask one by one, and count the answers that equal onnxruntime's bit for bit: tensors and masks."""
+    import model
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    steps = model.pipeline()
+    equal = 0
+    for sample, png in zip(chosen, predict(url, NAME, [s.image for s in chosen]), strict=True):
+        prepared = steps.prepare(Payload("image", sample.image))
+        (probability,) = session.run(None, {"image": prepared.inputs["image"]})
+        (wanted,) = steps.finish({"probability": probability}, prepared)
+        same_tensor = infer(url, NAME, prepared.inputs["image"]).tobytes() == probability.tobytes()
+        equal += same_tensor and np.array_equal(_mask(png) > 0, wanted.mask > 0)
+    if equal < len(chosen):
+        demo.problems.append(f"{len(chosen) - equal} of {len(chosen)} served answers differ from onnxruntime's")
+    return equal
+
+
+def ask(demo: Demo, url: str, path: Path, data: Dataset) -> tuple[dict[str, list[float]], Load, int]:
+    """Step 6: the test images over HTTP, first one by one, then over eight connections at once."""
+    from model import iou
+
+    home, away = data.select(HOME, "test"), data.select(AWAY, "test")
+    equal = compare(demo, url, path, home)
+    demo.say(f"one by one: {equal} of {len(home)} answers equal onnxruntime's bit for bit")
+    images = [sample.image for sample in home]
+    # Connections, threads and caches are warm before the clock starts.
+    load(url, NAME, images, rounds=1)
+    measured = load(url, NAME, images, rounds=2 if demo.options.quick else 15)
+    demo.say(f"{CONNECTIONS} connections: {len(measured.latencies)} requests in {measured.wall:.1f} s")
+    masks = {HOME: measured.masks, AWAY: predict(url, NAME, [sample.image for sample in away])}
+    scores = {
+        domain: [iou(_mask(png), sample.mask) for png, sample in zip(masks[domain], chosen, strict=True)]
+        for domain, chosen in ((HOME, home), (AWAY, away))
+    }
+    return scores, measured, equal
+
+
+def show(demo: Demo, scores: dict[str, list[float]], measured: Load) -> None:
+    """Step 7, first half: the table."""
+    table = Table(title="Served answers on the test images", title_justify="left", title_style="bold")
+    for column, justify in (("domain", "left"), *((c, "right") for c in ("images", "mean IoU", "median", "worst"))):
+        table.add_column(column, justify=justify)
+    for domain, found in scores.items():
+        if found:
+            figures = (float(np.mean(found)), float(np.median(found)), min(found))
+            table.add_row(f"{domain}  ({KINDS[domain]})", str(len(found)), *(f"{figure:.3f}" for figure in figures))
+    demo.console.print(table)
+    table = Table("connections", "requests", "p50 ms", "p99 ms", "requests/s")
+    for column in table.columns:
+        column.justify = "right"
+    table.add_row(
+        str(CONNECTIONS),
+        str(len(measured.latencies)),
+        f"{measured.percentile(50):.1f}",
+        f"{measured.percentile(99):.1f}",
+        f"{measured.rate:.0f}",
+    )
+    demo.console.print(table)
+    if scores[AWAY]:
+        demo.say("Stained tissue is a microscope that this model has never seen: it is served, and it is poor.")
+
+
+def write(demo: Demo, url: str, data: Dataset, scores: dict[str, list[float]]) -> Path:
+    """Step 7, second half: the picture worth looking at."""
+    home, away = data.select(HOME, "test"), data.select(AWAY, "test")
+    picked = [(home[i], scores[HOME][i]) for i in spread(scores[HOME], 6)]
+    picked += [(away[i], scores[AWAY][i]) for i in spread(scores[AWAY], 3)[1::2]]
+    overlays = predict(url, NAME, [sample.image for sample, _ in picked], OVERLAY)
+    panels = [
+        Panel(sample.image, sample.mask, overlay, score, f"{KINDS[sample.domain]}  {sample.id}")
+        for (sample, score), overlay in zip(picked, overlays, strict=True)
+    ]
+    trained = "drawn images" if data.kind == "drawn" else "fluorescence images"
+    subtitle = (
+        f"U-Net trained on {len(data.select(HOME, 'train'))} {trained}, served by rung. "
+        f"Mean IoU {np.mean(scores[HOME]):.3f} on {len(home)} test images; here from the best to the worst"
+    )
+    subtitle += ", then tissue it never saw." if away else "."
+    return draw(panels, "Nuclei, found by rung", f"{subtitle} Pictures are brightened.", OUT / "nuclei.png")
+
+
+def record(demo: Demo, manifest: Manifest, data: Dataset, scores: dict[str, list[float]], measured: Load) -> Path:
+    """Write the figures for programs."""
+    import onnxruntime
+    import torch
+
+    results = {
+        "data": data.kind,
+        "version": manifest.version,
+        "iou": {
+            domain: {"images": len(found), "mean": float(np.mean(found)), "median": float(np.median(found))}
+            for domain, found in scores.items()
+            if found
+        },
+        "load": {
+            "connections": CONNECTIONS,
+            "requests": len(measured.latencies),
+            "p50_ms": measured.percentile(50),
+            "p99_ms": measured.percentile(99),
+            "requests_per_second": measured.rate,
+            "answers_differing_between_batches": measured.differing,
+        },
+        "seconds": {name: round(seconds, 2) for name, seconds in demo.seconds.items()},
+        "problems": demo.problems,
+        "cores": len(os.sched_getaffinity(0)),
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+        "onnxruntime": onnxruntime.__version__,
+    }
+    path = OUT / "results.json"
+    path.write_text(json.dumps(results, indent=2) + "\n")
+    return path
+
+
+def run(demo: Demo) -> None:
+    """Go through the steps."""
+    begun = time.perf_counter()
+    OUT.mkdir(parents=True, exist_ok=True)
+    with demo.step("data", "Find the images"):
+        data = find_images(demo)
+    with demo.step("train", "Train"):
+        network = train_network(demo, data)
+    with demo.step("export", "Export to ONNX"):
+        path = export_network(demo, network, data)
+    with demo.step("register", "Register"):
+        manifest = register_version(demo, network, path, data)
+    with Server(OUT / "repository", port=demo.options.port, log=OUT / "server.log") as server:
+        with demo.step("serve", "Serve"):
+            demo.say(f"rung serve {_shown(OUT / 'repository')} --port {demo.options.port}")
+            demo.say(f"answers at {server.url}")
+        with demo.step("ask", "Send the test images over HTTP"):
+            scores, measured, _ = ask(demo, server.url, path, data)
+        with demo.step("show", "Results"):
+            show(demo, scores, measured)
+            picture = write(demo, server.url, data, scores)
+        mean = float(np.mean(scores[HOME]))
+        if mean < GOAL and not demo.options.quick:
+            demo.problems.append(f"the mean IoU is {mean:.3f}, {GOAL} was to be reached")
+        results = record(demo, manifest, data, scores, measured)
+        demo.say(f"picture  {_shown(picture)}")
+        demo.say(f"figures  {_shown(results)}")
+        demo.say(f"{time.perf_counter() - begun:.0f} seconds in all")
+        if sys.stdout.isatty() and not demo.options.exit:
+            example = OUT / "example.png"
+            example.write_bytes(data.select(HOME, "test")[0].image)
+            demo.console.print(f"\n[bold]The server stays up at {server.url} until Ctrl-C. Try:[/]")
+            line = f"curl '{server.url}/predict/{NAME}?view=overlay' -H 'Content-Type: image/png'"
+            demo.say(f"{line} --data-binary @{_shown(example)} -o overlay.png")
+            server.wait()
+
+
+def _mask(png: bytes) -> Array:
+    with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+        return np.asarray(image)
+
+
+def _shown(path: Path) -> str:
+    """The path as short as it can be written from here."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _stop(number: int, _frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demo and return its exit code."""
+    parser = argparse.ArgumentParser(description="Train a segmentation model on real images and serve it.")
+    parser.add_argument("--data", type=Path, help="folder with manifest.csv, images/ and masks/")
+    parser.add_argument("--port", type=int, default=0, help="port of the server; 0 lets the kernel choose")
+    parser.add_argument("--quick", action="store_true", help="train for a quarter of the steps; IoU is not judged")
+    parser.add_argument("--exit", action="store_true", help="end when done, also on a terminal")
+    width = shutil.get_terminal_size((100, 24)).columns
+    demo = Demo(parser.parse_args(arguments), Console(width=max(80, width), highlight=False))
+    # So that the server ends with the demo, whichever way that is asked to end.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
+    try:
+        run(demo)
+    except KeyboardInterrupt:
+        demo.console.print("\nStopped.")
+        return 130
+    except (DataError, ServiceError, RungError) as error:
+        demo.problems.append(str(error))
+    for problem in demo.problems:
+        demo.console.print(f"[bold red]Not as it should be:[/] {problem}", soft_wrap=True)
+    return 1 if demo.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

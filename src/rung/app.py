@@ -1,0 +1,134 @@
+"""The composition root: the only module that knows every part.
+
+`Replica` is one serving process: sources -> manager <- protocols <- HTTP door.
+"""
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import structlog
+
+from rung import __version__
+from rung.domain.errors import OperatorError
+from rung.ports import LoadOptions, Source
+from rung.protocols.health import Health
+from rung.protocols.native import Native
+from rung.protocols.oip_rest import OipRest
+from rung.protocols.server import HttpServer
+from rung.serving.lanes import cores
+from rung.serving.manager import Manager, ManagerOptions
+from rung.serving.metrics import collect
+from rung.serving.policies import Policy
+from rung.settings import ServeSettings
+from rung.telemetry import Metrics
+
+__all__ = ["Replica", "run"]
+
+
+class Replica:
+    """One serving process.
+
+    Guarantees:
+        1. The port is open before models load, and answers `/readyz` with 503 until all have.
+        2. `close` loses no request that was read: not ready, drain the door, unload.
+    """
+
+    def __init__(self, sources: Sequence[Source], settings: ServeSettings) -> None:
+        self.settings = settings
+        lanes = settings.lanes or cores()
+        self.manager = Manager(
+            list(sources),
+            ManagerOptions(
+                policy=Policy(settings.keep, settings.versions, settings.pin, settings.swap, settings.load_retries),
+                load=LoadOptions(
+                    threads=settings.threads or cores(),
+                    memory=settings.worker_memory,
+                    hang_after=settings.hang_seconds,
+                ),
+                lanes=lanes,
+                objective=settings.objective_ms / 1e3,
+                max_wait=settings.max_wait_ms / 1e3,
+                poll_seconds=settings.poll_seconds,
+            ),
+        )
+        metrics = Metrics([lambda: collect(self.manager.servables()), self._door_metrics])
+        routes = [
+            *OipRest(self.manager, server_name=settings.server_name, version=__version__).routes(),
+            *Native(self.manager).routes(),
+            *Health(self.manager.problems, metrics.render).routes(),
+        ]
+        self.door = HttpServer(routes, settings.door, access_log=settings.access_log)
+        self.port = 0
+
+    async def open(self) -> None:
+        """Listen, then load.
+
+        Raises:
+            ConfigurationError: the port cannot be had.
+            OperatorError: not one model could be loaded; the message gives each reason.
+        """
+        self.port = await self.door.open(self.settings.host, self.settings.port)
+        await self.manager.open()
+        if not self.manager.servables():
+            problems = self.manager.problems()
+            await self.close()
+            raise OperatorError("no model could be loaded: " + "; ".join(problems))
+
+    async def close(self) -> None:
+        """Say not ready, answer what is owed, unload."""
+        self.manager.drain()
+        await self.door.drain()
+        await self.manager.close()
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        host = self.settings.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    def _door_metrics(self) -> Iterator[Any]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+
+        replies = CounterMetricFamily("rung_http_replies", "Replies by HTTP status.", labels=["status"])
+        for code, count in sorted(self.door.statuses.items()):
+            replies.add_metric([str(code)], count)
+        yield replies
+        yield GaugeMetricFamily("rung_http_connections", "Open connections.", self.door.connections)
+        yield GaugeMetricFamily("rung_ready", "Whether every model that should answer can.", self.manager.ready())
+        yield InfoMetricFamily("rung_build", "Version of rung.", {"version": __version__})
+
+
+def run(sources: Sequence[Source], settings: ServeSettings, announce: Callable[[Replica], None]) -> None:
+    """Serve until SIGTERM or SIGINT. `announce` is called once, when everything answers."""
+    import uvloop
+
+    replica = Replica(sources, settings)
+    uvloop.run(_serve(replica, announce))
+
+
+async def _serve(replica: Replica, announce: Callable[[Replica], None]) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    opening = loop.create_task(replica.open())
+    stopping = loop.create_task(stop.wait())
+    await asyncio.wait({opening, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if not stop.is_set():
+        try:
+            await opening
+        except BaseException:
+            stopping.cancel()
+            raise
+        announce(replica)
+        await stopping
+    log = structlog.get_logger("rung")
+    log.info("draining", action="drain", connections=replica.door.connections)
+    # A second signal ends it at once.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(number)
+    await asyncio.gather(opening, return_exceptions=True)
+    await replica.close()
+    log.info("stopped", action="stopped")

@@ -1,0 +1,163 @@
+"""`rung models`: the catalog's functions, with their results written for people or programs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import orjson
+
+from rung.catalog import models as catalog
+from rung.domain.errors import ConfigurationError, InvalidInput, OperatorError
+from rung.domain.models import Manifest, Transforms
+from rung.domain.names import name_from
+from rung.domain.tensors import TensorSpec
+from rung.store.blobs import open_store
+
+__all__ = ["delete", "list_models", "register", "show", "verify"]
+
+
+def register(
+    artifact: str,
+    name: str | None,
+    repository: str,
+    task: str,
+    labels: str,
+    transforms: Path | None,
+    description: str,
+    *,
+    as_json: bool,
+) -> None:
+    """Publish a model file as the next version."""
+    path = Path(artifact)
+    if not path.exists() and ":" in artifact:
+        raise InvalidInput(
+            f"{artifact} is code and a repository holds model files only; serve a class with `rung serve {artifact}`"
+        )
+    manifest = catalog.register(
+        open_store(repository),
+        path,
+        name=name or name_from(path.stem),
+        task=task,
+        labels=tuple(label.strip() for label in labels.split(",") if label.strip()),
+        transforms=_read_transforms(transforms),
+        description=description,
+    )
+    if as_json:
+        _print_json(manifest)
+    else:
+        print(f"registered {manifest.name} version {manifest.version} in {repository}")
+
+
+def _read_transforms(path: Path | None) -> Transforms:
+    if path is None:
+        return Transforms()
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Transforms)
+    except OSError as error:
+        raise ConfigurationError(f"--transforms {path} cannot be read: {error.strerror}") from None
+    except msgspec.DecodeError as error:
+        raise ConfigurationError(
+            f'--transforms {path} is not {{"input": [{{"name", "params"}}, ...], "output": [...]}}: {error}'
+        ) from None
+
+
+def list_models(repository: str, *, as_json: bool) -> None:
+    """One line per version."""
+    entries = catalog.list_models(open_store(repository))
+    if as_json:
+        _print_json(
+            [
+                {
+                    "name": entry.name,
+                    "version": entry.version,
+                    "digest": entry.digest,
+                    "size": entry.size,
+                    "task": entry.manifest.task if entry.manifest else "",
+                    "runtime": entry.manifest.runtime if entry.manifest else "",
+                    "created": entry.manifest.created if entry.manifest else "",
+                    "problem": entry.problem,
+                }
+                for entry in entries
+            ]
+        )
+        return
+    if not entries:
+        print(f"no models in {repository}; add one with `rung models register FILE --repository {repository}`")
+        return
+    rows = [
+        (
+            entry.name,
+            str(entry.version),
+            entry.manifest.runtime if entry.manifest else "-",
+            (entry.manifest.task or "-") if entry.manifest else "-",
+            f"{entry.size:,}",
+            (entry.manifest.created or "-")[:19] if entry.manifest else "-",
+            entry.problem or entry.digest[:12] or "no manifest",
+        )
+        for entry in entries
+    ]
+    _print_table(("NAME", "VERSION", "RUNTIME", "TASK", "BYTES", "CREATED", "DIGEST"), rows)
+
+
+def show(name: str, version: int | None, repository: str, *, as_json: bool) -> None:
+    """All that is known of one version."""
+    manifest = catalog.show(open_store(repository), name, version)
+    if as_json:
+        _print_json(manifest)
+        return
+    lines = [f"{manifest.name} version {manifest.version}"]
+    facts = {
+        "description": manifest.description,
+        "task": manifest.task,
+        "runtime": f"{manifest.runtime}  {manifest.artifact}",
+        "created": manifest.created,
+        "source": manifest.lineage.source,
+        "labels": ", ".join(manifest.labels),
+        "metrics": ", ".join(f"{key} {value:.4g}" for key, value in manifest.metrics.items()),
+        "golden": f"{manifest.golden.count} examples" if manifest.golden else "none",
+    }
+    lines += [f"  {key:<12}{value}" for key, value in facts.items() if value]
+    lines += _specs("in", manifest.signature.inputs) + _specs("out", manifest.signature.outputs)
+    for side, steps in (("before", manifest.transforms.input), ("after", manifest.transforms.output)):
+        lines += [f"  {side:<12}{step.name} {orjson.dumps(step.params).decode()}" for step in steps]
+    lines += [f"  {'file':<12}{file}  {digest.size:,} bytes" for file, digest in sorted(manifest.files.items())]
+    print("\n".join(lines))
+
+
+def _specs(side: str, specs: tuple[TensorSpec, ...]) -> list[str]:
+    return [f"  {side:<12}{spec.name}  {spec.datatype}  {list(spec.shape)}" for spec in specs]
+
+
+def verify(name: str, version: int | None, repository: str, *, as_json: bool) -> None:
+    """Check bytes and answers.
+
+    Raises:
+        OperatorError: the version may not be served.
+    """
+    found = catalog.verify(open_store(repository), name, version)
+    if as_json:
+        _print_json(found)
+    if not found.ok:
+        raise OperatorError(f"{found.name} version {found.version} may not be served: {found.problem}")
+    if not as_json:
+        print(
+            f"{found.name} version {found.version} is sound: {found.files} files, {found.size:,} bytes, "
+            f"{found.examples} golden examples answered as at registration"
+        )
+
+
+def delete(name: str, version: int, repository: str, *, force: bool) -> None:
+    """Withdraw one version."""
+    catalog.delete(open_store(repository), name, version, force=force)
+    print(f"deleted {name} version {version}")
+
+
+def _print_json(value: Manifest | Any) -> None:
+    print(orjson.dumps(msgspec.to_builtins(value), option=orjson.OPT_INDENT_2).decode())
+
+
+def _print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    for row in (head, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

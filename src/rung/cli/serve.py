@@ -1,0 +1,93 @@
+"""`rung serve`: open the sources, run a replica, say where it answers."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from rung import settings as configuration
+from rung.app import Replica, run
+from rung.catalog.source import open_source
+from rung.domain.errors import ConfigurationError
+from rung.domain.tensors import TensorSpec
+from rung.serving.servable import Servable
+from rung.telemetry import configure_logs
+
+__all__ = ["serve"]
+
+_CACHE = Path(".rung/cache")
+
+
+def serve(targets: list[str], name: str | None, flags: dict[str, Any], *, as_json: bool) -> None:
+    """Serve until interrupted.
+
+    Raises:
+        ConfigurationError: a flag, a variable or a target is wrong.
+        OperatorError: no model could be loaded.
+    """
+    settings = configuration.load(flags)
+    if name is not None and len(targets) > 1:
+        raise ConfigurationError("--name goes with a single model; give each model its own folder instead")
+    configure_logs(settings.log_format, "info" if settings.access_log or not sys.stderr.isatty() else "warning")
+    sources = [open_source(target, name, _CACHE) for target in targets]
+
+    def announce(replica: Replica) -> None:
+        # Flushed, since whoever started this may be reading through a pipe.
+        print(_as_json(replica) if as_json else _for_people(replica), flush=True)
+
+    run(sources, settings, announce)
+
+
+def _as_json(replica: Replica) -> str:
+    served = replica.manager.servables()
+    models = [{"name": s.manifest.name, "version": s.manifest.version, "digest": s.digest} for s in served]
+    return orjson.dumps({"url": replica.url, "models": models}).decode()
+
+
+def _for_people(replica: Replica) -> str:
+    lines = [f"rung serves at {replica.url}"]
+    for servable in replica.manager.servables():
+        manifest = servable.manifest
+        lines.append(f"\n  {manifest.name} version {manifest.version}  ({servable.platform})")
+        lines += [f"    in   {_tensor(spec)}" for spec in manifest.signature.inputs]
+        lines += [f"    out  {_tensor(spec)}" for spec in manifest.signature.outputs]
+        lines.append(f"    try  {_example(replica.url, servable)}")
+    problems = replica.manager.problems()
+    lines += [f"\n  not served: {problem}" for problem in problems]
+    return "\n".join(lines)
+
+
+def _tensor(spec: TensorSpec) -> str:
+    shape = " x ".join("N" if size == -1 else str(size) for size in spec.shape)
+    return f"{spec.name}  {spec.datatype}  [{shape}]"
+
+
+def _example(url: str, servable: Servable) -> str:
+    manifest = servable.manifest
+    if "image" in servable.pipeline.accepts:
+        return (
+            f"curl {url}/predict/{manifest.name} --data-binary @picture.png "
+            f"-H 'Content-Type: image/png' -H 'Accept: {servable.pipeline.media[0]}' -o answer.png"
+        )
+    inputs = [
+        {
+            "name": spec.name,
+            "shape": [max(size, 1) for size in spec.shape],
+            "datatype": spec.datatype,
+            "data": _ones(spec),
+        }
+        for spec in manifest.signature.inputs
+    ]
+    body = orjson.dumps({"inputs": inputs}).decode()
+    if len(body) > 400:
+        return f"curl {url}/v2/models/{manifest.name}"
+    return f"curl {url}/v2/models/{manifest.name}/infer -d '{body}'"
+
+
+def _ones(spec: TensorSpec) -> list[Any]:
+    count = 1
+    for size in spec.shape:
+        count *= max(size, 1)
+    one: Any = "text" if spec.datatype == "BYTES" else True if spec.datatype == "BOOL" else 1
+    return [one] * min(count, 1000)

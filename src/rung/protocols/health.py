@@ -1,0 +1,53 @@
+"""Whether this process lives and can answer, and its metrics: what probes and scrapers ask."""
+
+from collections.abc import Callable, Sequence
+
+import orjson
+
+from rung.protocols.exchange import Head, Reply, Route
+from rung.protocols.status import OK, UNAVAILABLE
+
+__all__ = ["Health", "live", "readiness"]
+
+
+def live() -> Reply:
+    """That the event loop answers."""
+    return Reply(OK, b'{"live":true}')
+
+
+def readiness(problems: Sequence[str]) -> Reply:
+    """Ready where there is no problem; else 503 with the problems, each a model and its reason."""
+    if not problems:
+        return Reply(OK, b'{"ready":true}')
+    body = orjson.dumps({"ready": False, "error": "; ".join(problems), "problems": list(problems)})
+    return Reply(UNAVAILABLE, body, headers=((b"retry-after", b"1"),))
+
+
+class Health:
+    """`/livez` and `/readyz` as Kubernetes asks for them, and `/metrics`.
+
+    `problems` says what keeps the process from being ready; `render` returns the media type and the
+    text of the metrics page.
+    """
+
+    def __init__(self, problems: Callable[[], list[str]], render: Callable[[], tuple[bytes, bytes]]) -> None:
+        self._problems = problems
+        self._render = render
+
+    def routes(self) -> list[Route]:
+        """Where they answer."""
+        return [
+            Route("GET", "/livez", self._live),
+            Route("GET", "/readyz", self._ready),
+            Route("GET", "/metrics", self._metrics),
+        ]
+
+    async def _live(self, head: Head, body: bytes, arrived: float) -> Reply:
+        return live()
+
+    async def _ready(self, head: Head, body: bytes, arrived: float) -> Reply:
+        return readiness(self._problems())
+
+    async def _metrics(self, head: Head, body: bytes, arrived: float) -> Reply:
+        media, page = self._render()
+        return Reply(OK, page, media)

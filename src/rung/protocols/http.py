@@ -1,0 +1,303 @@
+"""The HTTP/1.1 door: one `asyncio.Protocol` per connection.
+
+Two rules make it fast and keep it right, beside those of `reader`:
+
+1. Coroutines are driven by hand (`Exchange`). Most finish without suspending, or wait for the
+   batch of this very turn of the loop; a Task would cost more than the rest of the request.
+2. Replies leave in the order of their requests, however they finish.
+"""
+
+from collections import deque
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rung.domain.errors import Cancelled, RungError
+from rung.ports import Awaitee
+from rung.protocols import status
+from rung.protocols.compression import compress, decompress, worth_compressing
+from rung.protocols.exchange import Head, Reply
+from rung.protocols.reader import HeadMemory, RequestReader
+from rung.settings import DoorSettings
+
+if TYPE_CHECKING:
+    from asyncio import Transport
+
+__all__ = ["Connection", "Door", "Exchange"]
+
+_LINGER_BYTES = 64 << 10
+"""What is still read, and thrown away, after a refusal: closing at once would reset the reply away."""
+_LINGER_SECONDS = 2.0
+_JOIN = 4096
+"""Bodies below this many bytes are joined to their head: one copy is cheaper than a second buffer."""
+
+
+class Door(Protocol):
+    """What all connections of one listening socket share."""
+
+    settings: DoorSettings
+    memory: HeadMemory
+    draining: bool
+
+    def admit(self, connection: "Connection") -> bool:
+        """Whether there is room for one more."""
+        ...
+
+    def forget(self, connection: "Connection") -> None:
+        """A connection is gone."""
+        ...
+
+    def prefix(self, code: int, media: bytes, headers: tuple[tuple[bytes, bytes], ...], close: bool) -> bytes:
+        """Status line and headers, all but the length."""
+        ...
+
+    def refusal(self, error: Exception, head: Head) -> Reply:
+        """The reply for an error of an endpoint."""
+        ...
+
+    def replied(self, exchange: "Exchange", reply: Reply) -> None:
+        """Count a reply."""
+        ...
+
+
+class Exchange:
+    """One request of a connection while its endpoint works on it."""
+
+    __slots__ = ("_coroutine", "arrived", "connection", "head", "reply")
+
+    def __init__(self, connection: "Connection", head: Head, arrived: float) -> None:
+        self.connection = connection
+        self.head = head
+        self.arrived = arrived
+        self.reply: Reply | None = None
+        self._coroutine: Any = None
+
+    def start(self, body: bytes) -> bool:
+        """Call the endpoint; whether the reply is there already."""
+        head = self.head
+        try:
+            if head.coding and head.coding != b"identity":
+                body = decompress(body, head.coding, self.connection.door.settings.max_body)
+            self._coroutine = head.endpoint(head, body, self.arrived)
+            awaitee: Awaitee = self._coroutine.send(None)
+        except StopIteration as stop:
+            self.reply = stop.value
+            return True
+        except Exception as error:  # noqa: BLE001 - the request boundary
+            self.reply = self.connection.door.refusal(error, head)
+            return True
+        self._wait_for(awaitee)
+        return False
+
+    def step(self, _: Any) -> None:
+        """Go on after what was awaited is there."""
+        try:
+            awaitee = self._coroutine.send(None)
+        except StopIteration as stop:
+            self.reply = stop.value
+        except Exception as error:  # noqa: BLE001 - the request boundary
+            self.reply = self.connection.door.refusal(error, self.head)
+        else:
+            self._wait_for(awaitee)
+            return
+        self.connection.settled(self)
+
+    def cancel(self) -> None:
+        """The caller left: unwind the endpoint, so that work that has not started never does."""
+        try:
+            self._coroutine.throw(Cancelled("the caller closed the connection"))
+        except (StopIteration, RungError):
+            pass
+        except Exception as error:  # noqa: BLE001 - the request boundary
+            self.connection.door.refusal(error, self.head)
+
+    def _wait_for(self, awaitee: Any) -> None:
+        # What a Task would do: an asyncio future checks that its flag was taken down.
+        awaitee._asyncio_future_blocking = False
+        awaitee.add_done_callback(self.step)
+
+
+class Connection:
+    """An `asyncio.Protocol`."""
+
+    __slots__ = ("_due", "_exchanges", "_linger", "_paused", "_received", "_stopped", "door", "reader", "transport")
+
+    def __init__(self, door: Door) -> None:
+        self.door = door
+        self.transport: Transport | None = None
+        self.reader = RequestReader(door.settings, door.memory, self._dispatch, self._continue)
+        self._exchanges: deque[Exchange] = deque()
+        self._stopped = False
+        """No further request is read from this connection."""
+        self._paused = False
+        """The peer does not take its replies as fast as they come."""
+        self._linger = _LINGER_BYTES
+        self._received = 0
+        self._due = 0.0
+        """When the peer must have moved on; 0 leaves it to the next sweep to say."""
+
+    # --- asyncio.Protocol -------------------------------------------------------------------
+
+    def connection_made(self, transport: "Transport") -> None:
+        """Greet a client, or turn it away when the house is full."""
+        self.transport = transport
+        if not self.door.admit(self):
+            transport.abort()
+            return
+        self._due = monotonic() + self.door.settings.head_seconds
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The peer is gone: nothing that it asked for is wanted any more."""
+        self._stopped = True
+        self.door.forget(self)
+        exchanges, self._exchanges = self._exchanges, deque()
+        for exchange in exchanges:
+            if exchange.reply is None:
+                exchange.cancel()
+
+    def eof_received(self) -> bool:
+        """The peer closed its side; as most servers do, take it to have left."""
+        return False
+
+    def pause_writing(self) -> None:
+        """The peer reads too slowly: stop reading from it, and judge its rate."""
+        self._paused = True
+        self._throttle()
+        self._due = monotonic() + self.door.settings.body_seconds
+
+    def resume_writing(self) -> None:
+        """The peer caught up."""
+        self._paused = False
+        self._throttle()
+        self._due = 0.0
+
+    def data_received(self, data: bytes) -> None:
+        """Take in bytes; after a refusal throw a bounded number of them away."""
+        if self._stopped:
+            self._linger -= len(data)
+            if self._linger < 0 and self.transport is not None:
+                self.transport.abort()
+            return
+        reader = self.reader
+        began_idle, had_head = reader.idle, reader.head
+        try:
+            reader.feed(data)
+        except RungError as error:
+            self._refuse(status.error_reply(error))
+            return
+        if reader.idle:
+            return
+        self._received += len(data)
+        if began_idle or reader.head is not had_head:
+            # A new phase of a message: its head has to come, or its body at a decent rate.
+            settings = self.door.settings
+            self._received = 0
+            self._due = monotonic() + (settings.head_seconds if reader.head is None else settings.body_seconds)
+
+    # --- answering --------------------------------------------------------------------------
+
+    def _continue(self) -> None:
+        if self.transport is not None and not self._exchanges:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _dispatch(self, head: Head, body: bytes) -> bool:
+        """Work on a request; whether the connection carries more."""
+        exchange = Exchange(self, head, monotonic())
+        if not head.keep_alive:
+            self._stopped = True
+        if exchange.start(body) and not self._exchanges:
+            self._write(exchange)
+        else:
+            self._exchanges.append(exchange)
+            if len(self._exchanges) >= self.door.settings.max_pipelined:
+                self._throttle()
+        return not self._stopped
+
+    def settled(self, exchange: Exchange) -> None:
+        """An exchange has its reply: write it, and those behind it that were waiting for their turn."""
+        exchanges = self._exchanges
+        if not exchanges or exchanges[0] is not exchange:
+            return
+        full = len(exchanges) >= self.door.settings.max_pipelined
+        while exchanges and exchanges[0].reply is not None:
+            self._write(exchanges.popleft())
+        if full:
+            self._throttle()
+
+    def _write(self, exchange: Exchange) -> None:
+        transport, reply, head, door = self.transport, exchange.reply, exchange.head, self.door
+        if transport is None or transport.is_closing() or reply is None:
+            return
+        body, headers = reply.body, reply.headers
+        if head.accepts_gzip and body:
+            whole = body if isinstance(body, bytes) else b"".join(body)
+            if worth_compressing(reply.media, len(whole)):
+                body = compress(whole)
+                headers = (*headers, (b"content-encoding", b"gzip"), (b"vary", b"accept-encoding"))
+        close = not head.keep_alive or door.draining
+        prefix = door.prefix(reply.status, reply.media, headers, close)
+        if type(body) is bytes and len(body) < _JOIN and head.method != "HEAD":
+            transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (prefix, len(body), body))
+        else:
+            parts = (body,) if isinstance(body, bytes) else body
+            length = sum(memoryview(part).nbytes for part in parts)
+            start = b"%bcontent-length: %d\r\n\r\n" % (prefix, length)
+            transport.writelines((start,) if head.method == "HEAD" else (start, *parts))
+        door.replied(exchange, reply)
+        if close:
+            self._finish()
+        else:
+            self._due = 0.0
+
+    def _refuse(self, reply: Reply) -> None:
+        """Answer what cannot be read on, after the replies that are still owed, and close."""
+        self._stopped = True
+        exchange = Exchange(self, Head("POST", "", "", {}, keep_alive=False), monotonic())
+        exchange.reply = reply
+        self._exchanges.append(exchange)
+        self.settled(exchange)
+
+    def _finish(self) -> None:
+        """Close our side; the peer's last bytes are read away for a moment, so that no reset eats the reply."""
+        self._stopped = True
+        self._due = monotonic() + _LINGER_SECONDS
+        if self.transport is None:
+            return
+        if self.reader.idle:
+            self.transport.close()
+        elif self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    # --- pace -------------------------------------------------------------------------------
+
+    def _throttle(self) -> None:
+        """Read only while the peer takes its replies and has not sent too many requests ahead."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        full = self._paused or len(self._exchanges) >= self.door.settings.max_pipelined
+        if full and transport.is_reading():
+            transport.pause_reading()
+        elif not full and not transport.is_reading():
+            transport.resume_reading()
+
+    def hasten(self) -> None:
+        """The door drains: what waits for a next request waits no longer."""
+        self._due = min(self._due, monotonic() + 1.0)
+
+    def overdue(self, now: float) -> bool:
+        """Whether this peer has to go; asked about once a second."""
+        settings, reader = self.door.settings, self.reader
+        if self._paused:
+            return now > self._due
+        if self._exchanges:
+            return False  # we owe the peer a reply
+        if self._due == 0.0:
+            # Set here and not per reply, since most connections send their next request long before.
+            self._due = now + (1.0 if self.door.draining else settings.idle_seconds)
+        if now <= self._due:
+            return False
+        if self._stopped or reader.idle or reader.head is None:
+            return True
+        slow = self._received < settings.min_rate * settings.body_seconds
+        self._received, self._due = 0, now + settings.body_seconds
+        return slow

@@ -1,0 +1,89 @@
+"""From method and path to an endpoint. Looked up once per head, since heads are remembered."""
+
+from urllib.parse import unquote
+
+from rung.domain.errors import InvalidInput, NotFound
+from rung.protocols.exchange import Endpoint, Head, Reply, Route
+from rung.protocols.status import METHOD_NOT_ALLOWED, OK, error_body
+
+__all__ = ["Router"]
+
+
+class Router:
+    """Routes by their segments; a literal segment wins over a `{name}`."""
+
+    def __init__(self, routes: list[Route]) -> None:
+        self._tree: dict[str, object] = {}
+        for route in routes:
+            self._add(route)
+
+    def _add(self, route: Route) -> None:
+        node = self._tree
+        for segment in route.pattern.strip("/").split("/"):
+            node = node.setdefault("{}" if segment.startswith("{") else segment, {})  # type: ignore[assignment]
+        methods = node.setdefault("\0methods", {})
+        if route.method in methods:  # type: ignore[operator]
+            raise ValueError(f"{route.method} {route.pattern} is routed twice")
+        methods[route.method] = route  # type: ignore[index]
+
+    def resolve(self, head: Head, raw_path: str) -> None:
+        """Set `head.endpoint`, `head.params` and `head.errors` from the undecoded path.
+
+        Never raises: a path that leads nowhere gets an endpoint that says so.
+        """
+        try:
+            segments = [unquote(segment, errors="strict") for segment in raw_path.strip("/").split("/")]
+        except UnicodeDecodeError:
+            head.endpoint = _refuse(InvalidInput("the path is not valid UTF-8 once decoded"))
+            return
+        found = _walk(self._tree, segments)
+        if found is None:
+            head.endpoint = _refuse(NotFound(f"nothing answers at {head.path}"))
+            return
+        methods, values = found
+        route = methods.get("GET" if head.method == "HEAD" else head.method)
+        if route is None:
+            head.endpoint = _wrong_method(head, methods)
+            return
+        names = [part[1:-1] for part in route.pattern.strip("/").split("/") if part.startswith("{")]
+        head.params = dict(zip(names, values, strict=True))
+        head.endpoint = route.endpoint
+        head.errors = route.errors
+
+
+def _walk(node: dict[str, object], segments: list[str]) -> tuple[dict[str, Route], list[str]] | None:
+    if not segments:
+        methods = node.get("\0methods")
+        return (methods, []) if methods is not None else None  # type: ignore[return-value]
+    first, rest = segments[0], segments[1:]
+    if first in node and not first.startswith(("\0", "{")):
+        found = _walk(node[first], rest)  # type: ignore[arg-type]
+        if found is not None:
+            return found
+    if "{}" in node and first:
+        found = _walk(node["{}"], rest)  # type: ignore[arg-type]
+        if found is not None:
+            return found[0], [first, *found[1]]
+    return None
+
+
+def _refuse(error: Exception) -> Endpoint:
+    async def endpoint(head: Head, body: bytes, arrived: float) -> Reply:
+        raise error
+
+    return endpoint
+
+
+def _wrong_method(head: Head, methods: dict[str, Route]) -> Endpoint:
+    allow = sorted({*methods, "OPTIONS"} | ({"HEAD"} if "GET" in methods else set()))
+    headers = ((b"allow", ", ".join(allow).encode()),)
+    if head.method == "OPTIONS":
+        reply = Reply(OK, headers=headers)
+    else:
+        message = f"{head.method} is not allowed at {head.path}; use {' or '.join(sorted(methods))}"
+        reply = Reply(METHOD_NOT_ALLOWED, error_body(message), headers=headers)
+
+    async def endpoint(head: Head, body: bytes, arrived: float) -> Reply:
+        return reply
+
+    return endpoint

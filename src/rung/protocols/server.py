@@ -1,0 +1,164 @@
+"""The listening side of the door: connections, time limits, drain, and what they have in common."""
+
+import asyncio
+import socket
+from email.utils import formatdate
+from time import monotonic
+from typing import Any
+
+import structlog
+
+from rung.domain.errors import ConfigurationError, RungError
+from rung.protocols import status
+from rung.protocols.exchange import Head, Reply, Route
+from rung.protocols.http import Connection, Exchange
+from rung.protocols.reader import HeadMemory
+from rung.protocols.router import Router
+from rung.settings import DoorSettings
+
+__all__ = ["HttpServer"]
+
+_PREFIXES = 1024
+
+
+class HttpServer:
+    """One listening socket and its connections.
+
+    Guarantees:
+        1. Every request that was read whole gets one reply, unless its caller leaves.
+        2. `drain` stops listening, answers what is in work and what still comes in on open
+           connections with `Connection: close`, and returns when all are closed or time is up.
+        3. Memory per connection is bounded by the limits of its settings.
+    """
+
+    def __init__(
+        self,
+        routes: list[Route],
+        settings: DoorSettings,
+        *,
+        access_log: bool = False,
+    ) -> None:
+        self.settings = settings
+        self.memory = HeadMemory(Router(routes))
+        self.draining = False
+        self.statuses: dict[int, int] = {}
+        """Status -> replies."""
+        self._connections: set[Connection] = set()
+        self._prefixes: dict[Any, bytes] = {}
+        self._date = b""
+        self._access_log = access_log
+        self._listener: asyncio.Server | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._log = structlog.get_logger("rung.door")
+
+    async def open(self, host: str, port: int) -> int:
+        """Listen; return the port, which the kernel chose if `port` is 0.
+
+        Raises:
+            ConfigurationError: the address or port cannot be had.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            self._listener = await loop.create_server(
+                lambda: Connection(self),  # type: ignore[arg-type, return-value]
+                host,
+                port,
+                backlog=1024,
+                start_serving=True,
+            )
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigurationError(
+                f"cannot listen on {host}:{port}: {reason}; choose another with --port (0 picks a free one) or --host"
+            ) from None
+        self._sweep()
+        bound: socket.socket = self._listener.sockets[0]
+        return int(bound.getsockname()[1])
+
+    @property
+    def connections(self) -> int:
+        """Open connections."""
+        return len(self._connections)
+
+    async def drain(self) -> None:
+        """Stop taking connections, answer what is owed, close. Within `drain_seconds`."""
+        self.draining = True
+        self._prefixes.clear()
+        if self._listener is not None:
+            # One turn of the loop first: connections that the kernel has completed are ours to answer.
+            await asyncio.sleep(0)
+            self._listener.close()
+        deadline = monotonic() + self.settings.drain_seconds
+        for connection in self._connections:
+            connection.hasten()
+        while self._connections and monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        if self._connections:
+            self._log.warning(
+                "connections were cut at the drain limit", action="drain_cut", count=len(self._connections)
+            )
+        for connection in list(self._connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+
+    # --- called by connections --------------------------------------------------------------
+
+    def admit(self, connection: Connection) -> bool:
+        """Whether there is room for one more."""
+        if len(self._connections) >= self.settings.max_connections:
+            return False
+        self._connections.add(connection)
+        return True
+
+    def forget(self, connection: Connection) -> None:
+        """A connection is gone."""
+        self._connections.discard(connection)
+
+    def refusal(self, error: Exception, head: Head) -> Reply:
+        """The reply for an error of an endpoint, in the protocol's own shape."""
+        if not isinstance(error, RungError):
+            self._log.error("an endpoint failed", action="endpoint_failed", path=head.path, exc_info=error)
+        return (head.errors or status.error_reply)(error)
+
+    def prefix(self, code: int, media: bytes, headers: tuple[tuple[bytes, bytes], ...], close: bool) -> bytes:
+        """Status line and headers, all but the length; remembered for the current second."""
+        key = (code, media, headers, close)
+        known = self._prefixes.get(key)
+        if known is not None:
+            return known
+        lines = [status.STATUS_LINES[code], b"date: ", self._date, b"\r\n"]
+        if media:
+            lines += [b"content-type: ", media, b"\r\n"]
+        for name, value in headers:
+            lines += [name, b": ", value.replace(b"\r", b" ").replace(b"\n", b" "), b"\r\n"]
+        if close:
+            lines.append(b"connection: close\r\n")
+        if len(self._prefixes) >= _PREFIXES:
+            self._prefixes.clear()
+        made = self._prefixes[key] = b"".join(lines)
+        return made
+
+    def replied(self, exchange: Exchange, reply: Reply) -> None:
+        """Count a reply, and log it if asked to."""
+        statuses = self.statuses
+        statuses[reply.status] = statuses.get(reply.status, 0) + 1
+        if self._access_log:
+            self._log.info(
+                "answered",
+                action="access",
+                method=exchange.head.method,
+                path=exchange.head.path,
+                status=reply.status,
+                ms=round((monotonic() - exchange.arrived) * 1e3, 3),
+            )
+
+    def _sweep(self) -> None:
+        now = monotonic()
+        self._date = formatdate(usegmt=True).encode()
+        self._prefixes.clear()
+        for connection in [one for one in self._connections if one.overdue(now)]:
+            if connection.transport is not None:
+                connection.transport.abort()
+        self._sweeper = asyncio.get_running_loop().call_later(1.0 if not self.draining else 0.25, self._sweep)

@@ -1,0 +1,271 @@
+"""The one loop that acts on the version policy, and the table that doors look models up in.
+
+    source.poll -> aspired versions -> policies.plan -> load | unload
+
+Loading and unloading run in threads; the tables change on the event loop only, between two requests.
+"""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+import structlog
+
+from rung.domain.errors import NotFound, NotReady, RungError
+from rung.domain.models import AspiredVersion, VersionState, VersionStatus
+from rung.domain.predictions import Statistics
+from rung.ports import LoadOptions, Source
+from rung.serving.batcher import Batcher
+from rung.serving.lanes import Lanes
+from rung.serving.loader import Loaded, load
+from rung.serving.policies import Entry, Load, Policy, plan
+from rung.serving.servable import Servable
+
+__all__ = ["Manager", "ManagerOptions"]
+
+_DRAIN = 60.0
+"""Seconds that requests on a version being unloaded may take."""
+
+
+class ManagerOptions(msgspec.Struct, frozen=True):
+    """How models are loaded and run."""
+
+    policy: Policy = Policy()
+    load: LoadOptions = LoadOptions()
+    lanes: int = 1
+    objective: float = 0.0
+    max_wait: float = 5.0
+    poll_seconds: float = 0.5
+
+
+class _Record:
+    """What this process knows of one version."""
+
+    def __init__(self, version: AspiredVersion) -> None:
+        self.version = version
+        self.state = VersionState.START
+        self.reason = ""
+        self.failures = 0
+        self.servable: Servable | None = None
+        self.lanes: Lanes | None = None
+
+
+class Manager:
+    """`ports.Directory` over the versions that this process holds."""
+
+    def __init__(self, sources: list[Source], options: ManagerOptions) -> None:
+        self._sources = sources
+        self._options = options
+        self._records: dict[AspiredVersion, _Record] = {}
+        self._origin: dict[AspiredVersion, Source] = {}
+        self._latest: dict[str, Servable] = {}
+        self._exact: dict[tuple[str, int], Servable] = {}
+        self._work: set[asyncio.Task[None]] = set()
+        self._watch: asyncio.Task[None] | None = None
+        self._draining = False
+        self._pool = ThreadPoolExecutor(max(options.lanes, 1), thread_name_prefix="rung-transforms")
+        self._log = structlog.get_logger("rung.serving")
+
+    # --- life -------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Load what the sources say now, then keep watching them. Returns when the first loads have ended."""
+        await self._turn()
+        while self._work:
+            await asyncio.wait(self._work)
+            await self._turn()
+        self._watch = asyncio.get_running_loop().create_task(self._follow())
+
+    async def close(self) -> None:
+        """Unload everything. Call after the doors have drained."""
+        self._draining = True
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+        await asyncio.gather(*self._work, return_exceptions=True)
+        await asyncio.gather(*(self._unload(r) for r in self._records.values() if r.servable is not None))
+        self._pool.shutdown()
+
+    def drain(self) -> None:
+        """Say that this process is on its way out; models still answer."""
+        self._draining = True
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(self._options.poll_seconds)
+            try:
+                await self._turn()
+            except Exception as error:  # noqa: BLE001 - the reconcile loop outlives a bad turn
+                self._log.warning("the repository could not be read", action="poll_failed", reason=str(error))
+
+    async def _turn(self) -> None:
+        """Observe, plan, act."""
+        aspired: list[AspiredVersion] = []
+        for source in self._sources:
+            found = await asyncio.to_thread(source.poll)
+            self._origin.update(dict.fromkeys(found, source))
+            aspired += found
+        entries = [Entry(r.version, r.state, r.failures) for r in self._records.values()]
+        for action in plan(aspired, entries, self._options.policy):
+            record = self._records.get(action.version)
+            if record is None:
+                record = self._records[action.version] = _Record(action.version)
+            if isinstance(action, Load):
+                record.state, record.reason = VersionState.LOADING, ""
+                self._spawn(self._load(record))
+            else:
+                record.state = VersionState.UNLOADING
+                self._publish()
+                self._spawn(self._unload(record))
+        self._forget(set(aspired))
+
+    def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+
+    def _forget(self, aspired: set[AspiredVersion]) -> None:
+        """Drop ended versions that nobody offers any more, so that the tables do not grow for ever."""
+        for version in [v for v, r in self._records.items() if r.state is VersionState.END and v not in aspired]:
+            del self._records[version]
+            self._origin.pop(version, None)
+
+    async def _load(self, record: _Record) -> None:
+        version, options = record.version, self._options
+        try:
+            loaded = await asyncio.to_thread(load, self._origin[version], version, options.load, options.objective)
+        except RungError as error:
+            self._failed(record, str(error))
+            return
+        except Exception as error:  # noqa: BLE001 - a version that cannot load must not stop the others
+            self._log.error("a load failed unexpectedly", action="load_failed", exc_info=error)
+            self._failed(record, f"{type(error).__name__}: {error}")
+            return
+        self._adopt(record, loaded)
+        self._publish()
+        self._log.info("a version is available", action="available", model=version.name, version=version.version)
+
+    def _adopt(self, record: _Record, loaded: Loaded) -> None:
+        version, options, model = record.version, self._options, loaded.model
+        lanes = Lanes(model.lanes or options.lanes, f"rung-{version.name}-{version.version}")
+        # A spread call that is hardly faster than a narrow one only takes cores from others.
+        threads = options.load.threads if 0.0 < loaded.cost.wide < 0.9 * loaded.cost.estimate(1) else 1
+        batcher = Batcher(
+            version.name, version.version, model, loaded.cost, lanes, threads=threads, max_wait=options.max_wait
+        )
+        if not batcher.inline:
+            lanes.open()
+        record.lanes = lanes
+        record.servable = Servable(loaded.manifest, version.digest, model, batcher, loaded.pipeline, self._pool)
+        record.state, record.reason = VersionState.AVAILABLE, ""
+
+    def _failed(self, record: _Record, reason: str) -> None:
+        record.state, record.reason = VersionState.END, reason
+        record.failures += 1
+        self._log.error(
+            "a version was refused",
+            action="refused",
+            model=record.version.name,
+            version=record.version.version,
+            reason=reason,
+        )
+
+    async def _unload(self, record: _Record) -> None:
+        servable, lanes = record.servable, record.lanes
+        if servable is None:
+            return
+        record.state = VersionState.UNLOADING
+        self._publish()
+        batcher = servable.batcher
+        if batcher.inflight:
+            idle = asyncio.Event()
+            batcher.on_idle = idle.set
+            await asyncio.wait([asyncio.get_running_loop().create_task(idle.wait())], timeout=_DRAIN)
+        batcher.close()
+        record.servable = record.lanes = None
+        record.state, record.reason = VersionState.END, "unloaded"
+        if lanes is not None:
+            await asyncio.to_thread(lanes.close)
+        await asyncio.to_thread(servable.model.close)
+        self._log.info(
+            "a version was unloaded", action="unloaded", model=record.version.name, version=record.version.version
+        )
+
+    def _publish(self) -> None:
+        """Make the look-up tables say what is available now."""
+        exact: dict[tuple[str, int], Servable] = {}
+        latest: dict[str, Servable] = {}
+        for version in sorted(self._records, key=lambda one: (one.name, one.version)):
+            record = self._records[version]
+            if record.state is VersionState.AVAILABLE and record.servable is not None:
+                exact[version.name, version.version] = latest[version.name] = record.servable
+        self._exact, self._latest = exact, latest
+
+    # --- ports.Directory --------------------------------------------------------------------
+
+    def find(self, name: str, version: int | None = None) -> Servable:
+        """The version that answers."""
+        servable = self._latest.get(name) if version is None else self._exact.get((name, version))
+        if servable is None:
+            self._explain(name, version)
+        return servable  # type: ignore[return-value]
+
+    def _explain(self, name: str, version: int | None) -> None:
+        records = [r for r in self._records.values() if r.version.name == name and version in (None, r.version.version)]
+        if any(r.state in (VersionState.START, VersionState.LOADING) for r in records):
+            raise NotReady(f"model {name!r} is being loaded")
+        refused = [r for r in records if r.reason and r.reason != "unloaded"]
+        if refused:
+            raise NotReady(f"model {name!r} version {refused[-1].version.version} is not served: {refused[-1].reason}")
+        if version is not None and name in self._latest:
+            raise NotFound(f"model {name!r} has no version {version} here; there are {self.versions(name)}")
+        raise NotFound(f"unknown model {name!r}; there are {sorted(self._latest) or 'none'}")
+
+    def versions(self, name: str) -> list[int]:
+        """Versions that can answer."""
+        found = sorted(version for model, version in self._exact if model == name)
+        if not found:
+            self._explain(name, None)
+        return found
+
+    def statuses(self) -> list[VersionStatus]:
+        """Where every version stands."""
+        return sorted(
+            (
+                VersionStatus(r.version.name, r.version.version, r.state, r.reason, r.version.digest)
+                for r in self._records.values()
+            ),
+            key=lambda status: (status.name, status.version),
+        )
+
+    def statistics(self, name: str | None = None, version: int | None = None) -> list[Statistics]:
+        """Counts and times of what can answer."""
+        if name is not None:
+            self.find(name, version)
+        return [
+            servable.batcher.recorder.read()
+            for (model, number), servable in sorted(self._exact.items())
+            if name in (None, model) and version in (None, number)
+        ]
+
+    def servables(self) -> list[Servable]:
+        """Everything that can answer, for the metrics."""
+        return [self._exact[key] for key in sorted(self._exact)]
+
+    def ready(self) -> bool:
+        """Whether every model answers that should."""
+        names = {r.version.name for r in self._records.values()}
+        return not self._draining and bool(names) and names <= self._latest.keys()
+
+    def problems(self) -> list[str]:
+        """What keeps this process from being ready, in words."""
+        if self._draining:
+            return ["the server is draining"]
+        waiting = sorted({r.version.name for r in self._records.values()} - self._latest.keys())
+        return [f"{name}: {self._reason(name)}" for name in waiting] or (
+            [] if self._records else ["no model was found"]
+        )
+
+    def _reason(self, name: str) -> str:
+        reasons = [r.reason or r.state.name.lower() for r in self._records.values() if r.version.name == name]
+        return "; ".join(reasons)

@@ -1,0 +1,123 @@
+"""What `/metrics` shows of the models: rung's own names, and Triton's for dashboards that exist.
+
+Histograms are true ones with fixed bounds, so they add up over replicas.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from rung.serving.recorder import BOUNDS, Recorder
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+    from rung.serving.servable import Servable
+
+__all__ = ["collect"]
+
+_LABELS = ["model", "version"]
+_TRITON_REASON = {"Overloaded": "REJECTED", "Cancelled": "CANCELED", "ModelError": "BACKEND", "WorkerDied": "BACKEND"}
+
+
+def collect(servables: Iterable["Servable"]) -> Iterator["Metric"]:
+    """Metric families of prometheus-client for these versions."""
+    served = list(servables)
+    recorders = [one.batcher.recorder for one in served]
+    yield from _times(recorders)
+    yield from _counts(served)
+    yield from _triton(served)
+
+
+def _times(recorders: list[Recorder]) -> Iterator["Metric"]:
+    from prometheus_client.core import HistogramMetricFamily
+
+    parts = {
+        "request": "Seconds from the arrival of a request to its answer.",
+        "queue": "Seconds from the arrival of a request to the start of its model call.",
+        "compute": "Seconds of the model call that a request was part of.",
+    }
+    for part, help_text in parts.items():
+        family = HistogramMetricFamily(f"rung_{part}_duration_seconds", help_text, labels=_LABELS)
+        for recorder in recorders:
+            counts, total = {
+                "request": (recorder.total, recorder.total_sum),
+                "queue": (recorder.queue, recorder.queue_sum),
+                "compute": (recorder.compute, recorder.compute_sum),
+            }[part]
+            bounds = [*(repr(bound) for bound in BOUNDS), "+Inf"]
+            buckets = list(zip(bounds, accumulate(counts), strict=True))
+            family.add_metric(_labels(recorder), buckets, total)
+        yield family
+
+
+def _counts(served: list["Servable"]) -> Iterator["Metric"]:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    rows = CounterMetricFamily("rung_inference_rows", "Rows computed.", labels=_LABELS)
+    calls = CounterMetricFamily("rung_model_calls", "Model calls; rows / calls is the mean batch.", labels=_LABELS)
+    released = CounterMetricFamily(
+        "rung_batches_released", "Batches by the reason for their release.", labels=[*_LABELS, "reason"]
+    )
+    failures = CounterMetricFamily(
+        "rung_request_failures", "Requests that got an error, by its class.", labels=[*_LABELS, "error"]
+    )
+    inflight = GaugeMetricFamily("rung_requests_in_flight", "Requests being worked on.", labels=_LABELS)
+    cap = GaugeMetricFamily("rung_batch_rows_cap", "Rows beyond which a batch does not pay.", labels=_LABELS)
+    wait = GaugeMetricFamily("rung_predicted_wait_seconds", "Wait of a request that came in now.", labels=_LABELS)
+    for one in served:
+        recorder = one.batcher.recorder
+        statistics, labels = recorder.statistics, _labels(recorder)
+        rows.add_metric(labels, statistics.inferences)
+        calls.add_metric(labels, statistics.executions)
+        for reason, count in statistics.reasons.items():
+            released.add_metric([*labels, reason], count)
+        for error, count in statistics.failures.items():
+            failures.add_metric([*labels, error], count)
+        inflight.add_metric(labels, one.batcher.inflight)
+        cap.add_metric(labels, one.batcher.cost.cap)
+        wait.add_metric(labels, one.batcher.wait())
+    yield from (rows, calls, released, failures, inflight, cap, wait)
+
+
+def _triton(served: list["Servable"]) -> Iterator["Metric"]:
+    from prometheus_client.core import Metric
+
+    # Raw metrics: the client library would append `_total` to counters, and Triton's names have none.
+    def family(name: str, kind: str, help_text: str) -> Metric:
+        return Metric(name, help_text, "unknown" if kind == "counter" else kind)
+
+    failures = family("nv_inference_request_failure", "counter", "Number of failed inference requests")
+    plain = {
+        "nv_inference_request_success": "Number of successful inference requests",
+        "nv_inference_count": "Number of inferences performed (rows)",
+        "nv_inference_exec_count": "Number of model executions performed",
+        "nv_inference_request_duration_us": "Cumulative inference request duration in microseconds",
+        "nv_inference_queue_duration_us": "Cumulative queuing duration in microseconds",
+        "nv_inference_compute_infer_duration_us": "Cumulative compute duration in microseconds",
+        "nv_inference_pending_request_count": "Requests waiting for execution",
+    }
+    families = {name: family(name, "gauge" if "pending" in name else "counter", text) for name, text in plain.items()}
+    for one in served:
+        recorder = one.batcher.recorder
+        statistics = recorder.read()
+        labels = dict(zip(_LABELS, _labels(recorder), strict=True))
+        values = (
+            statistics.success.count,
+            statistics.inferences,
+            statistics.executions,
+            statistics.success.ns / 1e3,
+            statistics.queue.ns / 1e3,
+            statistics.compute.ns / 1e3,
+            one.batcher.inflight,
+        )
+        for name, value in zip(plain, values, strict=True):
+            families[name].add_sample(name, labels, value)
+        for error, count in statistics.failures.items():
+            reason = {"reason": _TRITON_REASON.get(error, "OTHER")}
+            failures.add_sample(failures.name, labels | reason, count)
+    yield from (*families.values(), failures)
+
+
+def _labels(recorder: Recorder) -> list[str]:
+    return [recorder.statistics.name, str(recorder.statistics.version)]

@@ -1,0 +1,104 @@
+"""What waits for a model: by priority, then by age, grouped by what may share a call."""
+
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rung.domain.predictions import Request
+
+__all__ = ["RequestQueue"]
+
+
+class RequestQueue:
+    """Tickets in order of service. `take` gives a group of equal keys, oldest of the most urgent first.
+
+    A dropped ticket stays where it is, marked settled, and is left out when its turn comes.
+    """
+
+    def __init__(self) -> None:
+        self.rows = 0
+        """Rows of all tickets that wait."""
+        self._groups: dict[tuple[float, Any], deque[tuple[int, Any]]] = {}
+        self._level_rows: dict[float, int] = {}
+        self._count = 0
+        self._serial = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def push(self, ticket: Any) -> None:
+        """Add a ticket at the end of its level."""
+        request: Request = ticket.request
+        level = urgency(request.priority)
+        group = self._groups.get((level, ticket.key))
+        if group is None:
+            group = self._groups[level, ticket.key] = deque()
+        self._serial += 1
+        group.append((self._serial, ticket))
+        self._count += 1
+        self.rows += request.rows
+        self._level_rows[level] = self._level_rows.get(level, 0) + request.rows
+
+    def take(self, rows: int) -> list[Any]:
+        """Remove and return the group whose turn it is: at least one ticket, at most `rows` rows if more than one."""
+        groups = self._groups
+        while groups:
+            first = next(iter(groups)) if len(groups) == 1 else min(groups, key=lambda at: (at[0], groups[at][0][0]))
+            taken: list[Any] = []
+            used = self._draw(first, rows, taken)
+            if taken and len(groups) and used < rows:
+                # Room left: the same kind of work from less urgent levels rides along.
+                for at in sorted((at for at in groups if at[1] == first[1]), key=lambda at: at[0]):
+                    used += self._draw(at, rows - used, taken, fill=True)
+            if taken:
+                return taken
+        return []
+
+    def _draw(self, at: tuple[float, Any], room: int, taken: list[Any], *, fill: bool = False) -> int:
+        group = self._groups[at]
+        used = 0
+        while group:
+            ticket = group[0][1]
+            need = ticket.request.rows
+            if not ticket.settled and (taken or fill) and used + need > room:
+                break
+            group.popleft()
+            if ticket.settled:
+                continue
+            self._count -= 1
+            self.rows -= need
+            self._level_rows[at[0]] -= need
+            used += need
+            taken.append(ticket)
+        if not group:
+            del self._groups[at]
+        return used
+
+    def drop(self, ticket: Any) -> None:
+        """A ticket that still waits is not wanted any more. Call before or as it is marked settled, once."""
+        if not ticket.released:
+            ticket.released = True
+            self._count -= 1
+            self.rows -= ticket.request.rows
+            self._level_rows[urgency(ticket.request.priority)] -= ticket.request.rows
+
+    def rows_before(self, priority: int) -> int:
+        """Rows that would be served before a new request of this priority."""
+        level = urgency(priority)
+        return sum(rows for at, rows in self._level_rows.items() if at <= level)
+
+    def clear(self) -> Iterator[Any]:
+        """Remove everything and give what was not settled."""
+        groups, self._groups = self._groups, {}
+        self.rows = self._count = 0
+        self._level_rows.clear()
+        for group in groups.values():
+            for _, ticket in group:
+                if not ticket.settled:
+                    yield ticket
+
+
+def urgency(priority: int) -> float:
+    """Order of service: 1 first; 0, the default, after 4 and before 5."""
+    return float(priority) if priority else 4.5

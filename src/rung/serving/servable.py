@@ -1,0 +1,84 @@
+"""One loaded version: what answers when a door has found it."""
+
+import asyncio
+from concurrent.futures import Executor
+from time import monotonic
+from typing import Any
+
+from rung.domain.models import Manifest
+from rung.domain.predictions import Answer, Payload, Request, Response
+from rung.ports import Model
+from rung.serving.batcher import Batcher
+from rung.transforms.pipeline import Pipeline
+
+__all__ = ["Servable"]
+
+
+class Servable:
+    """`ports.Served`: a model with its batcher and its bundle's transforms."""
+
+    __slots__ = ("_pool", "batcher", "digest", "manifest", "model", "pipeline", "platform", "predict")
+
+    def __init__(
+        self, manifest: Manifest, digest: str, model: Model, batcher: Batcher, pipeline: Pipeline, pool: Executor
+    ) -> None:
+        self.manifest = manifest
+        self.digest = digest
+        self.model = model
+        self.platform = model.platform
+        self.batcher = batcher
+        self.pipeline = pipeline
+        self.predict = batcher.__call__
+        """The `Predictor`; no frame of ours in between."""
+        self._pool = pool
+
+    async def respond(self, payload: Payload, accept: tuple[str, ...]) -> Answer:
+        """Run the bundle's transforms round the model.
+
+        Raises:
+            NotAcceptable: the task cannot give any of the accepted media types.
+            InvalidInput: the payload does not fit the transforms or the model.
+        """
+        pipeline = self.pipeline
+        # Before any work: nobody should wait for an answer that cannot be given.
+        items = len(payload.value) if payload.kind == "image" and isinstance(payload.value, list) else 1
+        media = pipeline.negotiate(accept, items)
+        # The handle covers the transforms too: this version must not go between them and the model.
+        self.batcher.inflight += 1
+        try:
+            began = monotonic()
+            prepared = await self._run(pipeline.prepare, payload)
+            ready = monotonic()
+            response: Response = await self.predict(
+                Request(
+                    prepared.inputs,
+                    prepared.rows,
+                    deadline=payload.deadline,
+                    priority=payload.priority,
+                    arrived=ready,
+                )
+            )
+            answered = monotonic()
+            media, body = await self._run(_finish, pipeline, response, prepared, media)
+        finally:
+            self.batcher.release()
+        return Answer(
+            media,
+            body,
+            response.model,
+            response.version,
+            prepared=ready - began,
+            queued=response.queued,
+            computed=answered - ready - response.queued,
+            finished=monotonic() - answered,
+        )
+
+    async def _run(self, call: Any, *arguments: Any) -> Any:
+        if self.pipeline.cheap:
+            return call(*arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
+
+
+def _finish(pipeline: Pipeline, response: Response, prepared: Any, media: str) -> tuple[str, bytes]:
+    results = pipeline.finish(response.outputs, prepared)
+    return pipeline.content_type(results, media), pipeline.render(results, media)

@@ -1,0 +1,114 @@
+"""Settings of a replica. Flags override the environment (`RUNG_PORT=9000`), which overrides defaults.
+
+These are msgspec structs: importing pydantic would cost a replica more than half of its cold-start
+budget (docs/decisions/0002).
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from rung.domain.errors import ConfigurationError
+
+__all__ = ["DoorSettings", "ServeSettings", "load"]
+
+
+class DoorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Limits of the HTTP door. Each protects every caller from one."""
+
+    max_body: int = 64 << 20
+    """Largest request body in bytes, also after decompression; 413 beyond it."""
+    max_head: int = 32 << 10
+    """Largest request line with headers in bytes; 431 beyond it."""
+    max_headers: int = 100
+    """Most header lines in a request; 431 beyond it."""
+    max_connections: int = 10_000
+    """Connections at once; further ones are closed on arrival."""
+    max_pipelined: int = 64
+    """Requests of one connection in work at once; reading pauses beyond it."""
+    head_seconds: float = 8.0
+    """Time for a request's head to arrive whole."""
+    body_seconds: float = 8.0
+    """Time in which `min_rate` is judged, for bodies coming in and replies going out."""
+    min_rate: int = 1024
+    """Slowest transfer in bytes per second over `body_seconds`; slower connections are closed."""
+    idle_seconds: float = 75.0
+    """Time a connection may wait for its next request."""
+    drain_seconds: float = 30.0
+    """Time that requests in work get to finish after SIGTERM."""
+
+
+class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How `rung serve` answers."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = 8000
+    """Port of the data door; 0 lets the kernel choose."""
+    objective_ms: float = 0.0
+    """Latency to hold, in milliseconds: batches are capped so that a call stays within it.
+    0 means twice the cost of one row, and at least 10 ms."""
+    max_wait_ms: float = 5000.0
+    """Longest predicted wait at which a request is still let in; 429 beyond it."""
+    lanes: int = 0
+    """Model calls at once per model; 0 means one per core of this process."""
+    threads: int = 0
+    """Cores a lone call may spread over; 0 means all of this process."""
+    keep: Literal["latest", "all"] = "latest"
+    """Which versions of each model to serve: the `versions` latest, or all."""
+    versions: int = 1
+    """How many of the latest versions to keep, with `keep = latest`."""
+    pin: tuple[int, ...] = ()
+    """Serve exactly these versions."""
+    swap: Literal["availability", "resources"] = "availability"
+    """Load the new version before the old one goes, or free the old one's memory first."""
+    poll_seconds: float = 0.5
+    """How often the repository is looked at."""
+    load_retries: int = 2
+    """How often a failed load is tried again, for the same bytes."""
+    hang_seconds: float = 30.0
+    """After this a call in a Python model's process counts as hung, and the process is replaced."""
+    worker_memory: int = 0
+    """Memory limit in bytes of a Python model's process; 0 means none."""
+    access_log: bool = False
+    """Write one line per request."""
+    log_format: Literal["auto", "json", "console"] = "auto"
+    """`auto` writes for people on a terminal and JSON elsewhere."""
+    server_name: Literal["rung", "triton"] = "rung"
+    """What server metadata says: some Triton clients insist on `triton`."""
+    door: DoorSettings = DoorSettings()
+
+
+def load(overrides: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> ServeSettings:
+    """Defaults, then `RUNG_<NAME>` (`RUNG_DOOR_<NAME>` for the door), then the overrides that are not None.
+
+    Raises:
+        ConfigurationError: naming the setting and where its value came from.
+    """
+    door = _section(DoorSettings, {}, environ, "RUNG_DOOR_")
+    rest: ServeSettings = _section(
+        ServeSettings, {k: v for k, v in overrides.items() if v is not None}, environ, "RUNG_"
+    )
+    return msgspec.structs.replace(rest, door=door)
+
+
+def _section(kind: type[Any], overrides: Mapping[str, Any], environ: Mapping[str, str], prefix: str) -> Any:
+    chosen: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for field in msgspec.structs.fields(kind):
+        variable = prefix + field.name.upper()
+        if field.name in overrides:
+            chosen[field.name], origin[field.name] = overrides[field.name], f"--{field.name.replace('_', '-')}"
+        elif variable in environ:
+            text = environ[variable]
+            chosen[field.name] = text.split(",") if field.name == "pin" else text
+            origin[field.name] = variable
+    for name, value in chosen.items():
+        # One by one, so that the message can say which and from where.
+        try:
+            msgspec.convert({name: value}, kind, strict=False)
+        except msgspec.ValidationError as error:
+            raise ConfigurationError(f"{origin[name]}={value!r} is not a valid setting: {error}") from None
+    return msgspec.convert(chosen, kind, strict=False)

@@ -34,7 +34,7 @@ class Sample:
         self.status = np.array(status)
         """HTTP status; 0 if the connection broke or no answer came in time."""
         self.unsent = unsent
-        """Due, but no connection was free before the end."""
+        """Due, but no connection was free before the end: server and client together were too slow."""
         self.seconds = seconds
 
     @property
@@ -44,8 +44,8 @@ class Sample:
 
     @property
     def failed(self) -> int:
-        """Requests without a 200."""
-        return int(np.sum(self.status != 200)) + self.unsent
+        """Requests that were sent and got no 200."""
+        return int(np.sum(self.status != 200))
 
     def statuses(self) -> dict[int, int]:
         """Status -> count."""

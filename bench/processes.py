@@ -13,17 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from workloads import Request
+from workloads import BenchError, Request
 
-__all__ = ["HERE", "OUT", "SERVERS", "BenchError", "Server", "serve"]
+__all__ = ["HERE", "OUT", "SERVERS", "Server", "serve"]
 
 HERE = Path(__file__).parent
 OUT = HERE / "out"
 BIN = Path(sys.executable).parent
-
-
-class BenchError(Exception):
-    """A measurement could not be taken; the message says why."""
 
 
 def _rung(path: Path, port: int) -> list[str]:
@@ -69,7 +65,7 @@ class Server:
         said = "nothing was listening"
         while time.perf_counter() - self.started < seconds:
             if self.process.poll() is not None:
-                raise BenchError(f"{self.name} ended with status {self.process.returncode}:\n{self._tail()}")
+                raise BenchError(f"{self.name} ended with status {self.process.returncode}: {self._last_words()}")
             try:
                 status, body = self._ask(request)
             except (OSError, http.client.HTTPException) as error:
@@ -79,7 +75,7 @@ class Server:
                     return time.perf_counter() - self.started, body
                 said = f"it said {status}: {body[:200].decode(errors='replace')}"
             time.sleep(0.002)
-        raise BenchError(f"{self.name} gave no answer to {request.path} in {seconds:.0f} s, {said}:\n{self._tail()}")
+        raise BenchError(f"{self.name} gave no answer to {request.path} in {seconds:.0f} s: {said}")
 
     def _ask(self, request: Request) -> tuple[int, bytes]:
         # From another loopback address: a connect from a port to itself on the same one would succeed.
@@ -100,8 +96,9 @@ class Server:
                 total += one.memory_info().rss
         return total / 1e6
 
-    def _tail(self) -> str:
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
+    def _last_words(self) -> str:
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "without a word"
 
 
 @contextmanager

@@ -10,11 +10,12 @@ import resource
 import sys
 
 from overload import overload
-from processes import OUT, SERVERS, BenchError
+from processes import OUT, SERVERS
 from report import serving_report, write
 from serving import BARE, CASES, measure_rounds
 from startup import startup
 from swap import swap
+from workloads import BenchError
 
 PARTS = ("serving", "startup", "swap", "overload")
 NAMES = {name.replace(" ", "-"): name for name in [*SERVERS, BARE]}
@@ -29,30 +30,33 @@ def main() -> int:
     busy = os.getloadavg()[0]
     if busy > 0.5:
         print(f"this machine is busy (load average {busy:.1f}): expect noise\n", file=sys.stderr)
-    failed = 0
+    failed = False
     for part in PARTS:
         if part in chosen.parts or "all" in chosen.parts:
             try:
-                _run(part, chosen)
+                failed |= _run(part, chosen)
             except BenchError as error:
                 print(f"{part}: {error}", file=sys.stderr)
-                failed = 1
-    return failed
+                failed = True
+    return int(failed)
 
 
-def _run(part: str, chosen: argparse.Namespace) -> None:
+def _run(part: str, chosen: argparse.Namespace) -> bool:
+    """Whether a measurement failed."""
     servers = {NAMES[name] for name in chosen.servers}
     if part == "serving":
         cases = [case for case in CASES if any(word in case.name for word in chosen.only)]
         rows = measure_rounds(cases, servers, chosen.rounds, chosen.seconds)
         write("serving", serving_report(rows), rows, OUT)
-    elif part == "startup":
+        return any(row.failed for row in rows)
+    if part == "startup":
         startup(servers, starts=3 if chosen.quick else 7, seconds=min(5.0, chosen.seconds))
     elif part == "swap":
         for model in [model for model in ("tiny", "seg") if model in chosen.only]:
             swap(model, swaps=4 if chosen.quick else 20, seconds=chosen.seconds)
     else:
         overload(seconds=chosen.seconds)
+    return False
 
 
 def _arguments() -> argparse.Namespace:

@@ -1,12 +1,11 @@
 """Hot swap under load: new versions go live while requests keep coming at 80 % of the peak rate.
 
 Odd versions are one model, even versions a twin that answers otherwise, so each answer shows by its
-content which version made it, and must say the same. A version is published as users publish it: its
-folder is moved into the repository whole.
+content which version made it, and must say the same. Versions are registered beforehand, so that only
+the server's own work on a swap is measured: what goes live is a folder moved into the repository.
 """
 
 import asyncio
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +15,10 @@ from load import FLAT_OUT, Load, Sample
 from processes import OUT, Server, serve
 from report import table, verdict, write
 from workloads import Workload, prepare
+from wrk import run_wrk
+
+from rung.catalog.models import register
+from rung.store.blobs import DiskStore
 
 __all__ = ["swap"]
 
@@ -59,28 +62,31 @@ def swap(model: str, *, swaps: int = 20, interval: float = 1.0, seconds: float =
     odd = prepare(model, OUT / "models")
     even = prepare(model, OUT / "models", negated=True)
     with TemporaryDirectory(dir=OUT) as folder:
-        repository = Path(folder) / "repository"
-        publish = Publisher(repository, Path(folder) / "next", odd, even)
+        publish = Publisher(Path(folder), odd, even, swaps + 1)
         publish(1)
-        with serve("rung", repository) as server:
+        with serve("rung", publish.repository) as server:
             server.first_answer(odd.requests["binary"])
             data, text = asyncio.run(_measure(server, publish, odd, even, swaps, interval, seconds))
     write(f"swap-{model}", text, data, OUT)
 
 
 class Publisher:
-    """Puts versions into a repository folder."""
+    """Registers every version beforehand in a repository aside, and moves one over when it is called."""
 
-    def __init__(self, repository: Path, scratch: Path, odd: Workload, even: Workload) -> None:
-        self._models = repository / odd.model
-        self._models.mkdir(parents=True)
-        self._scratch = scratch
-        self._workloads = (even, odd)
+    def __init__(self, folder: Path, odd: Workload, even: Workload, versions: int) -> None:
+        self.repository = folder / "repository"
+        self._aside = folder / "aside"
+        self._model = odd.model
+        (self.repository / odd.model).mkdir(parents=True)
+        self._aside.mkdir()
+        store = DiskStore(self._aside)
+        for version in range(1, versions + 1):
+            register(store, (even, odd)[version % 2].file, name=odd.model, version=version)
 
     def __call__(self, version: int) -> None:
-        self._scratch.mkdir()
-        shutil.copy(self._workloads[version % 2].file, self._scratch / "model.onnx")
-        self._scratch.rename(self._models / str(version))
+        """A rename: the version is there whole or not at all."""
+        where = Path(self._model, str(version))
+        (self._aside / where).rename(self.repository / where)
 
 
 async def _measure(
@@ -93,24 +99,27 @@ async def _measure(
     seconds: float,
 ) -> tuple[dict[str, object], str]:
     connections = CONNECTIONS[odd.model]
+    closed = run_wrk(server.port, odd.requests["binary"], connections, seconds / 2, OUT)
     request = odd.requests["binary"].wire(server.port)
-    peak = (await Load(server.port, request, FLAT_OUT, seconds / 2, connections).run()).rate
+    witness = Witness(odd, even)
+    peak = (await Load(server.port, request, FLAT_OUT, seconds / 2, connections, witness).run()).rate
     rate = SHARE * peak
     # More connections than the peak needs, so that a stall queues in the server and not in front of it.
-    steady = await Load(server.port, request, rate, seconds, 4 * connections).run()
+    steady = await Load(server.port, request, rate, seconds, 4 * connections, witness).run()
     before = server.rss()
-    witness = Witness(odd, even)
     load = Load(server.port, request, rate, swaps * interval + 2.0, 4 * connections, witness)
     running = asyncio.create_task(load.run())
     await asyncio.sleep(1.0)
     waits = [await _swap_once(publish, version, witness, load, interval) for version in range(2, swaps + 2)]
     swapped = await running
     data = {
+        "wrk_rate": closed["rate"],
         "peak_rate": peak,
         "rate": rate,
         "requests": len(swapped.due),
         "failed": swapped.failed,
         "statuses": swapped.statuses(),
+        "unsent": swapped.unsent,
         "mixed": witness.mixed,
         "swaps": sum(wait < PATIENCE for wait in waits),
         "seconds_to_first_answer": [round(wait, 3) for wait in waits],
@@ -154,6 +163,7 @@ def _text(model: str, swaps: int, data: dict) -> str:
     lines = [
         ["swaps that answered", f"{data['swaps']}", f"{swaps}"],
         ["failed requests", f"{data['failed']} of {data['requests']}", verdict(data["failed"], 0, at_least=False)],
+        ["never sent for want of a connection", f"{data['unsent']}", ""],
         ["answers of mixed versions", f"{data['mixed']}", verdict(data["mixed"], 0, at_least=False)],
         ["p50 ms, steady / with swaps", f"{data['steady_p50']:.2f} / {data['swaps_p50']:.2f}", ""],
         ["p99 ms, steady / with swaps", f"{data['steady_p99']:.2f} / {data['swaps_p99']:.2f}", ""],
@@ -165,5 +175,6 @@ def _text(model: str, swaps: int, data: dict) -> str:
         ["slowest ms", f"{data['worst']:.2f}", ""],
         ["memory MB, before / after", f"{data['rss_before']:.0f} / {data['rss_after']:.0f}", ""],
     ]
-    title = f"## {swaps} swaps on {model} at {data['rate']:,.0f} requests/s, {SHARE:.0%} of the peak of this load\n\n"
-    return title + table(["what", "measured", ""], lines)
+    rate = f"{data['rate']:,.0f} requests/s"
+    share = f"{SHARE:.0%} of this client's peak, {data['rate'] / data['wrk_rate']:.0%} of wrk's"
+    return f"## {swaps} swaps on {model} at {rate}, {share}\n\n" + table(["what", "measured", ""], lines)

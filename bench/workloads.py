@@ -15,12 +15,16 @@ from onnx import numpy_helper
 
 from rung.testing import models
 
-__all__ = ["Request", "Workload", "prepare"]
+__all__ = ["BenchError", "Request", "Workload", "prepare"]
 
 SHAPES = {"tiny": (1, 16), "seg": (1, 3, 128, 128)}
 BUILDERS = {"tiny": models.tiny, "seg": models.segmentation}
 BODIES = ("raw", "json", "binary")
 BYTES = "application/octet-stream"
+
+
+class BenchError(Exception):
+    """A measurement could not be taken; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,15 @@ class Workload:
             return 0, values
         reply = json.loads(content[: len(content) - self.answer.nbytes])
         return int(reply.get("model_version") or 0), values
+
+    def check(self, body: str, content: bytes) -> None:
+        """Raise `BenchError` unless this answer has the right values."""
+        try:
+            right = self.matches(self.decode(body, content)[1])
+        except (KeyError, ValueError):
+            right = False
+        if not right:
+            raise BenchError(f"not the answer that onnxruntime gives: {content[:200]!r}")
 
     def matches(self, values: np.ndarray) -> bool:
         """Whether these are this model's values; sums of other batch sizes differ in the last bits."""

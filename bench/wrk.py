@@ -5,8 +5,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from processes import HERE, BenchError
-from workloads import Request
+from processes import HERE
+from workloads import BenchError, Request
 
 __all__ = ["run_wrk"]
 

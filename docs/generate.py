@@ -173,7 +173,7 @@ def exports_page() -> Iterator[str]:
     """Every module with the names that it exports."""
     for path in sorted(SOURCE.rglob("*.py")):
         parts = path.relative_to(SOURCE).with_suffix("").parts
-        if "cli" in parts or not path.read_text().strip():
+        if {"cli", "__main__"} & {*parts} or not path.read_text().strip():
             continue
         module = importlib.import_module(".".join(part for part in parts if part != "__init__"))
         if getattr(module, "__all__", None):

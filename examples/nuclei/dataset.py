@@ -82,10 +82,7 @@ def domain_of(pixels: Array) -> str:
         pixels: uint8 [H, W, 3].
     """
     saturation = float((pixels.max(axis=2) - pixels.min(axis=2)).mean())
-    if saturation > 4:
-        kind = "stained"
-    else:
-        kind = "fluo" if pixels.mean() < 96 else "brightfield"
+    kind = "stained" if saturation > 4 else "fluo" if pixels.mean() < 96 else "brightfield"
     height, width = pixels.shape[:2]
     if height == width or (kind, height, width) == ("fluo", 256, 320):
         return f"{kind}_{height}"
@@ -152,7 +149,7 @@ def _download(notify: Notify) -> Path:
         return cached
     cached.parent.mkdir(parents=True, exist_ok=True)
     part = cached.with_suffix(".part")
-    with urllib.request.urlopen(ARCHIVE, timeout=20) as response, part.open("wb") as file:  # noqa: S310
+    with urllib.request.urlopen(ARCHIVE, timeout=20) as response, part.open("wb") as file:
         total, received = int(response.headers.get("content-length") or 0), 0
         while chunk := response.read(1 << 20):
             file.write(chunk)
@@ -198,8 +195,8 @@ def _archive(path: Path) -> Dataset:
 def _drawn(reason: str) -> Dataset:
     """Draw ellipses that look a little like nuclei: enough to see everything run, no proof of quality."""
     rng = np.random.default_rng(38)
+    samples: list[Sample] = []
     plan = [("train", False, 96), ("val", False, 16), ("test", False, 40), ("test", True, 8)]
-    samples = []
     for split, stained, count in plan:
         for _ in range(count):
             image, mask = _draw(rng, stained=stained)

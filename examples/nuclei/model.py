@@ -5,6 +5,7 @@ is served. `TRANSFORMS` are the steps of the bundle. Training reads its images t
 serving, so the two cannot drift apart.
 """
 
+import itertools
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -15,12 +16,13 @@ import numpy as np
 import torch
 from dataset import Sample, find
 from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
 from rung.domain.models import Step, Transforms
 from rung.domain.predictions import Payload
 from rung.domain.tensors import Signature, TensorSpec
 from rung.transforms.pipeline import Pipeline
-from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
 __all__ = [
     "LABELS",
@@ -82,7 +84,7 @@ class UNet(nn.Module):
 
     def __init__(self, widths: Sequence[int] = WIDTHS) -> None:
         super().__init__()
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        pairs = list(itertools.pairwise(widths))
         # Each image to mean 0 and deviation 1: fluorescence images differ tenfold in brightness.
         self.standardize = nn.GroupNorm(1, 3, affine=False)
         self.fold = nn.PixelUnshuffle(2)

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [
     page for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if "```console\n" in page.read_text()
 ]
-PATIENCE = 60.0
+PATIENCE = 30.0
 """Seconds for one command."""
 
 

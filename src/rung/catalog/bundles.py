@@ -16,7 +16,6 @@ from pathlib import Path
 
 import msgspec
 
-from rung.catalog.golden import compare_golden, pack_golden, unpack_golden
 from rung.domain.errors import BundleError, Conflict, InvalidInput, NotFound
 from rung.domain.models import FileDigest, Manifest
 from rung.domain.names import check_name, check_version
@@ -28,18 +27,15 @@ __all__ = [
     "FORMAT",
     "MANIFEST",
     "VersionFolder",
-    "compare_golden",
     "decode_manifest",
     "digest_of",
     "encode_manifest",
     "fetch",
     "fetch_folder",
-    "pack_golden",
     "publish",
     "read_manifest",
     "read_version",
     "scan",
-    "unpack_golden",
     "withdraw",
 ]
 

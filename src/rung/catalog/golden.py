@@ -21,7 +21,7 @@ from rung.domain.tensors import DATATYPES, Array, Signature, Tensors, TensorSpec
 
 __all__ = ["compare_golden", "make_inputs", "non_finite", "pack_golden", "unpack_golden"]
 
-Example = tuple[Tensors, Tensors]
+_Example = tuple[Tensors, Tensors]
 _DAMAGE = (
     ValueError, OSError, EOFError, LookupError, MemoryError, NotImplementedError, RuntimeError, SyntaxError,
     zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError,
@@ -31,7 +31,7 @@ _LIMIT = 1 << 30
 """Bytes of all examples of a version, unpacked."""
 
 
-def pack_golden(examples: list[Example]) -> bytes:
+def pack_golden(examples: list[_Example]) -> bytes:
     """Write examples, each `(inputs, outputs)`, as a `.npz` whose bytes depend on nothing else.
 
     Raises:

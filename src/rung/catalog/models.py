@@ -13,7 +13,7 @@ import numpy as np
 from rung.catalog import bundles
 from rung.catalog.artifacts import companions, recognise, refuse_pickle
 from rung.catalog.golden import compare_golden, make_inputs, non_finite, pack_golden, unpack_golden
-from rung.domain.errors import BundleError, Conflict, InvalidInput, ModelError, NotFound
+from rung.domain.errors import BundleError, Conflict, InvalidInput, ModelError, NotFound, OperatorError
 from rung.domain.models import Golden, Lineage, Manifest, Transforms
 from rung.domain.names import check_name, check_version
 from rung.domain.tensors import Signature, Tensors
@@ -103,7 +103,10 @@ def register(
     with tempfile.TemporaryDirectory(prefix="rung-register-") as folder:
         # What is checked is a copy with only the bundle's files, so a file left behind shows here, not in production.
         staged = _stage(companions(artifact), Path(folder))
-        model = _load(runtime, Path(folder, artifact.name))
+        try:
+            model = _load(runtime, Path(folder, artifact.name))
+        except BundleError as error:
+            raise BundleError(str(error).replace(f"{folder}/", "")) from None
         try:
             signature = model.signature
             answered = _answer(model, make_inputs(signature) if examples is None else list(examples))
@@ -143,7 +146,7 @@ def _answer(model: Model, inputs: list[Tensors]) -> list[tuple[Tensors, Tensors]
         model.signature.check(example)
         try:
             answer = model.predict(example)
-        except ModelError as error:
+        except (ModelError, InvalidInput) as error:
             raise BundleError(f"it fails on example {number}: {error}. Give examples that it can answer") from None
         bad = non_finite(answer)
         if bad is not None:
@@ -218,7 +221,7 @@ def verify(store: BlobStore, name: str, version: int | None = None, cache: Path 
     try:
         fetched = bundles.fetch(store, name, version, cache)
         return msgspec.structs.replace(report, examples=_replay(fetched))
-    except BundleError as error:
+    except OperatorError as error:
         return msgspec.structs.replace(report, problem=str(error))
 
 
@@ -235,7 +238,7 @@ def _replay(fetched: Fetched) -> int:
             _check_fits(manifest.signature, inputs, number)
             try:
                 answer = model.predict(inputs)
-            except ModelError as error:
+            except (ModelError, InvalidInput) as error:
                 raise BundleError(f"golden example {number} fails: {error}") from None
             reason = compare_golden(expected, answer, golden)
             if reason is not None:

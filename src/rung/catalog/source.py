@@ -26,7 +26,7 @@ from rung.store.blobs import DiskStore, open_store
 
 __all__ = ["FileSource", "FolderSource", "RepositorySource", "open_source"]
 
-SETTLE = 2.0
+_SETTLE = 2.0
 """Seconds without a change after which a folder that nobody commits counts as complete at first sight."""
 
 _CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
@@ -46,7 +46,7 @@ class RepositorySource:
     """Every version in a repository: rung's bundles, and folders in the layout of TF Serving and Triton.
 
     A folder without manifest (`NAME/1/model.onnx`) is offered once its files are the same in two
-    polls, or have not changed for `SETTLE` seconds. While files of an offered one change, it stays
+    polls, or have not changed for `_SETTLE` seconds. While files of an offered one change, it stays
     offered as it was.
     """
 
@@ -103,7 +103,7 @@ class RepositorySource:
     def _settle(self, identity: tuple[str, int], folder: bundles.VersionFolder) -> str | None:
         fingerprint = _fingerprint(folder.files.values())
         newest = max((blob.modified for blob in folder.files.values()), default=0.0)
-        if self._seen.get(identity) == fingerprint or newest < self._clock() - SETTLE:
+        if self._seen.get(identity) == fingerprint or newest < self._clock() - _SETTLE:
             self._settled[identity] = fingerprint
         self._seen[identity] = fingerprint
         return self._settled.get(identity)
@@ -225,6 +225,8 @@ class FileSource:
         if isinstance(self._target, str):
             manifest = _made_up(version.name, version.version, "python", self._target)
             return Fetched(manifest=manifest, artifact=self._target, folder=None, trusted=True, inferred=True)
+        if not self._target.exists():
+            raise BundleError(f"{self._target} is gone")
         try:
             runtime, artifact = recognise(self._target)
         except OSError as error:
@@ -245,6 +247,8 @@ def open_source(target: str, name: str | None, cache: Path) -> Source:
     """
     if name is not None:
         check_name(name)
+    if not target:
+        raise ConfigurationError("there is nothing to serve: give a model file, a folder, a URL or module:Class")
     if "://" in target:
         return _open_repository(open_store(target), target, name, cache)
     path = Path(target)

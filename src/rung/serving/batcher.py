@@ -8,7 +8,7 @@ All bookkeeping happens on the event loop, so there is no lock here.
 """
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -23,81 +23,9 @@ from rung.serving.execution import Outcome, execute, execute_apart
 from rung.serving.lanes import Lanes
 from rung.serving.queue import RequestQueue
 from rung.serving.recorder import Recorder
+from rung.serving.ticket import Ticket
 
-__all__ = ["Batcher", "Ticket"]
-
-
-class Ticket:
-    """A request in the batcher and, to whoever awaits it, the future of its response."""
-
-    __slots__ = (
-        "_asyncio_future_blocking",
-        "_callback",
-        "error",
-        "key",
-        "released",
-        "request",
-        "settled",
-        "timer",
-        "value",
-    )
-
-    def __init__(self, request: Request, key: Any) -> None:
-        self.request = request
-        self.key = key
-        """Requests of equal keys may share a call."""
-        self.value: Response | None = None
-        self.error: Exception | None = None
-        self.settled = False
-        """Answered, expired or given up: not to be started."""
-        self.released = False
-        """Handed to a lane: no longer in the queue."""
-        self.timer: asyncio.TimerHandle | None = None
-        self._callback: Callable[[Any], object] | None = None
-        self._asyncio_future_blocking = False
-
-    def __await__(self) -> Generator["Ticket", None, Response]:
-        if not self.settled:
-            self._asyncio_future_blocking = True
-            yield self
-        if self.error is not None:
-            raise self.error
-        assert self.value is not None
-        return self.value
-
-    def settle(self, value: Response | None, error: Exception | None) -> None:
-        """Give the answer to whoever waits, at once."""
-        if self.settled:
-            return
-        self.settled = True
-        self.value, self.error = value, error
-        if self.timer is not None:
-            self.timer.cancel()
-        callback, self._callback = self._callback, None
-        if callback is not None:
-            callback(self)
-
-    # What an asyncio Task asks of the futures that it waits for. The door calls back at once; a
-    # Task must be woken in a turn of its own.
-
-    def add_done_callback(self, callback: Callable[[Any], object], *, context: Any = None) -> None:
-        """Call `callback(self)` when settled."""
-        if context is None:
-            self._callback = callback
-        else:
-            loop = asyncio.get_running_loop()
-            self._callback = lambda ticket: loop.call_soon(callback, ticket, context=context)
-
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        """The loop it belongs to."""
-        return asyncio.get_running_loop()
-
-    def cancel(self, msg: Any = None) -> bool:
-        """A cancelled Task gives up on this ticket."""
-        if self.settled:
-            return False
-        self.settle(None, asyncio.CancelledError())  # type: ignore[arg-type]
-        return True
+__all__ = ["Batcher"]
 
 
 class Batcher:
@@ -117,6 +45,7 @@ class Batcher:
         self.model = model
         self.cost = cost
         self.recorder = Recorder(name, version)
+        self.inline = model.inline and cost.inline
         self.inflight = 0
         """Handles on this version: requests that it has not answered yet."""
         self.on_idle: Callable[[], None] | None = None
@@ -125,13 +54,13 @@ class Batcher:
         self._free = lanes.count
         self._threads = threads
         self._max_wait = max_wait
+        self._turn: list[Ticket] = []
+        """What came in during this turn of the loop, for a model that runs on it."""
         self._queue = RequestQueue()
-        self._flushing = False
         signature = model.signature
         self._batched = signature.batched
         self._ragged = any(-1 in spec.shape[1:] for spec in signature.inputs)
         self._sole = signature.inputs[0].name if len(signature.inputs) == 1 else None
-        self.inline = model.inline and cost.inline
 
     async def __call__(self, request: Request) -> Response:
         """Answer one request.
@@ -146,7 +75,12 @@ class Batcher:
                 self._admit(request)
             if self._batched and request.rows > self.cost.cap:
                 return await self._split(request)
-            return await self._enter(request)
+            ticket = self._enter(request)
+            try:
+                return await ticket
+            finally:
+                if not ticket.settled:
+                    self._give_up(ticket)
         except Exception as error:
             self.recorder.failed(error, monotonic() - request.arrived)
             raise
@@ -159,63 +93,54 @@ class Batcher:
         if not self.inflight and self.on_idle is not None:
             self.on_idle()
 
-    async def _enter(self, request: Request) -> Response:
-        key: Any = None
-        if self._ragged:
-            key = tuple(array.shape[1:] for array in request.inputs.values())
-        elif not self._batched:
-            key = False
-        ticket = Ticket(request, key)
+    def _enter(self, request: Request) -> Ticket:
+        """Put a request where its turn will come."""
         if self.inline:
-            self._queue.push(ticket)
-            if not self._flushing:
-                self._flushing = True
-                asyncio.get_running_loop().call_soon(self._flush)
-        else:
-            self._queue.push(ticket)
-            if request.deadline != NEVER:
-                ticket.timer = asyncio.get_running_loop().call_later(
-                    max(0.0, request.deadline - monotonic()), self._expire, ticket
-                )
-            self._release()
-        try:
-            return await ticket
-        except BaseException:
-            self._give_up(ticket)
-            raise
+            ticket = Ticket(request)
+            if not self._turn:
+                asyncio.get_running_loop().call_soon(self._run_turn)
+            self._turn.append(ticket)
+            return ticket
+        ticket = Ticket(request, self._key(request))
+        self._queue.push(ticket)
+        if request.deadline != NEVER:
+            left = max(0.0, request.deadline - monotonic())
+            ticket.timer = asyncio.get_running_loop().call_later(left, self._expire, ticket)
+        self._release_batches()
+        return ticket
+
+    def _key(self, request: Request) -> Any:
+        if self._ragged:
+            return tuple(array.shape[1:] for array in request.inputs.values())
+        return None
 
     async def _split(self, request: Request) -> Response:
         """More rows than one call should take: parts, on as many lanes as are free, put together again."""
         size = self.cost.cap
-        parts = [self._enter(_part(request, at, min(at + size, request.rows))) for at in range(0, request.rows, size)]
+        # All parts are queued before the first is awaited, so that they can run side by side.
+        tickets = [self._enter(_part(request, at, at + size)) for at in range(0, request.rows, size)]
         responses: list[Response] = []
         try:
-            # Each part has to be in the queue before the first is awaited, so they are started by hand.
-            tickets = [part.send(None) for part in parts]
-            for part, ticket in zip(parts, tickets, strict=True):
-                responses.append(await _Started(part, ticket))
+            for ticket in tickets:
+                responses.append(await ticket)  # noqa: PERF401 - a comprehension would hide the order
         finally:
-            for part in parts:
-                part.close()
-        outputs = {name: np.concatenate([one.outputs[name] for one in responses]) for name in responses[0].outputs}
-        return Response(
-            self.name,
-            self.version,
-            outputs,
-            queued=responses[0].queued,
-            computed=max(monotonic() - request.arrived - responses[0].queued, 0.0),
-            batch=size,
-        )
+            for ticket in tickets:
+                if not ticket.settled:
+                    self._give_up(ticket)
+        names = responses[0].outputs
+        outputs = {name: np.concatenate([one.outputs[name] for one in responses]) for name in names}
+        queued = responses[0].queued
+        computed = max(monotonic() - request.arrived - queued, 0.0)
+        return Response(self.name, self.version, outputs, queued, computed, size)
 
     # --- admission --------------------------------------------------------------------------
 
     def wait(self, priority: int = 0) -> float:
         """Seconds until a request that came in now would start."""
-        if self._free and not self._queue.rows:
+        if self.inline or (self._free and not self._queue.rows):
             return 0.0
-        return (
-            (self._queue.rows_before(priority) + self._lanes.count - self._free) * self.cost.row() / self._lanes.count
-        )
+        busy = self._lanes.count - self._free
+        return (self._queue.rows_before(priority) + busy) * self.cost.row() / self._lanes.count
 
     def _admit(self, request: Request) -> None:
         if self._free:
@@ -223,82 +148,94 @@ class Batcher:
         wait = self.wait(request.priority)
         left = request.deadline - monotonic()
         if wait > self._max_wait or wait + self.cost.estimate(1) > left:
-            bound = f"the {left * 1e3:.0f} ms left" if left < self._max_wait else f"{self._max_wait * 1e3:.0f} ms"
+            allowed = min(left, self._max_wait)
             raise Overloaded(
-                f"{self.name} would start this in {wait * 1e3:.0f} ms, later than {bound}; try again later",
-                retry_after=max(wait - min(left, self._max_wait) / 2, self.cost.row()),
+                f"{self.name} would start this in {wait * 1e3:.0f} ms, and it has {max(allowed, 0.0) * 1e3:.0f} ms",
+                retry_after=max(wait - allowed / 2, self.cost.row()),
             )
 
     def _expire(self, ticket: Ticket) -> None:
         if not ticket.settled:
+            when = "before its turn came" if ticket.queued else "while it was being computed"
             self._queue.drop(ticket)
-            what = "while it was being computed" if ticket.released else "before its turn came"
-            ticket.settle(None, DeadlineExceeded(f"the deadline of the request passed {what}"))
+            ticket.settle(None, DeadlineExceeded(f"the deadline of the request passed {when}"))
 
     def _give_up(self, ticket: Ticket) -> None:
-        if not ticket.settled:
-            ticket.settled = True
-            if ticket.timer is not None:
-                ticket.timer.cancel()
-            self._queue.drop(ticket)
+        ticket.settled = True
+        if ticket.timer is not None:
+            ticket.timer.cancel()
+        self._queue.drop(ticket)
 
     # --- on the event loop ------------------------------------------------------------------
 
-    def _flush(self) -> None:
-        """Run all that came in during this turn of the loop, here and now."""
-        self._flushing = False
-        queue, cap = self._queue, max(self.cost.cap, 1)
-        while batch := queue.take(cap if self._batched else 1):
-            now = monotonic()
-            batch = self._startable(batch, now)
-            if not batch:
-                continue
+    def _run_turn(self) -> None:
+        """Compute all that came in during this turn of the loop, here and now."""
+        turn, self._turn = self._turn, []
+        now = monotonic()
+        turn = self._startable(turn, now)
+        rows = 0
+        for ticket in turn:
+            rows += ticket.request.rows
+        one = rows <= self.cost.cap and self._batched and not self._ragged
+        batches = [turn] if one and turn else self._group(turn)
+        for batch in batches:
             outcomes, seconds = execute(self.model, batch, self._sole)
-            self._settle(batch, outcomes, now, seconds, "full" if len(queue) else "idle")
+            self._settle(batch, outcomes, now, seconds, "idle" if len(batches) == 1 else "full")
+
+    def _group(self, turn: list[Ticket]) -> list[list[Ticket]]:
+        """Requests that may share a call, in calls no larger than pays."""
+        cap = self.cost.cap if self._batched else 1
+        groups: dict[Any, list[Ticket]] = {}
+        for ticket in turn:
+            groups.setdefault(self._key(ticket.request), []).append(ticket)
+        batches: list[list[Ticket]] = []
+        for group in groups.values():
+            rows = cap
+            for ticket in group:
+                if rows + ticket.request.rows > cap:
+                    batches.append([])
+                    rows = 0
+                batches[-1].append(ticket)
+                rows += ticket.request.rows
+        return batches
 
     # --- on lanes ---------------------------------------------------------------------------
 
-    def _release(self) -> None:
+    def _release_batches(self) -> None:
         """Give each free lane the group whose turn it is."""
         queue = self._queue
+        cap = self.cost.cap if self._batched else 1
         while self._free and queue.rows:
             share = -(-queue.rows // self._free)
-            cap = self.cost.cap if self._batched else 1
-            size = min(cap, share)
             # Alone in the house: spread over all cores. With company every lane has work of its own.
-            wide = self._threads > 1 and self._free == self._lanes.count and queue.rows <= max(size, 1)
-            batch = self._startable(queue.take(max(size, 1)), monotonic())
+            alone = self._free == self._lanes.count and share == queue.rows <= cap and self._lanes.count > 1
+            threads = self._threads if alone or self._lanes.count == 1 else 1
+            batch = self._startable(queue.take(min(cap, share)), monotonic())
             if not batch:
                 continue
-            reason = (
-                "idle"
-                if size == share or len(queue) == 0
-                else ("deadline" if self.cost.capped_by == "objective" else "full")
-            )
-            self._start(batch, self._threads if wide else 1, reason)
+            if share <= cap or not queue.rows:
+                reason = "idle"
+            else:
+                reason = "deadline" if self.cost.capped_by == "objective" else "full"
+            self._start(batch, threads, reason)
 
     def _start(self, batch: list[Ticket], threads: int, reason: str) -> None:
         self._free -= 1
-        for ticket in batch:
-            ticket.released = True
         started = monotonic()
         model, sole = self.model, self._sole
 
         def done(value: Any, error: Exception | None) -> None:
             self._free += 1
-            if error is not None:
-                value = ([error] * len(batch), 0.0)
-            outcomes, seconds = value
+            outcomes: list[Outcome]
+            outcomes, seconds = value if error is None else ([error for _ in batch], 0.0)
             # The lane's next work first: it computes while the loop hands out these answers.
-            self._release()
+            self._release_batches()
             self._settle(batch, outcomes, started, seconds, reason, threads)
 
         self._lanes.submit(lambda: execute_apart(model, batch, sole, threads), done)
 
     def _startable(self, batch: list[Ticket], now: float) -> list[Ticket]:
         """Leave out whoever is gone, and answer whoever is too late."""
-        if all(not t.settled and t.request.deadline > now for t in batch):
-            return batch
         kept = []
         for ticket in batch:
             if ticket.settled:
@@ -318,6 +255,7 @@ class Batcher:
         reason: str,
         threads: int = 1,
     ) -> None:
+        name, version, answered = self.name, self.version, self.recorder.answered
         rows = 0
         for ticket in batch:
             rows += ticket.request.rows
@@ -325,44 +263,22 @@ class Batcher:
         if seconds and threads == 1:
             self.cost.learn(rows, seconds)
         finished = monotonic()
-        answered = self.recorder.answered
         for ticket, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 ticket.settle(None, outcome)
                 continue
-            request = ticket.request
-            queued = started - request.arrived
-            answered(queued, seconds, finished - request.arrived)
-            ticket.settle(Response(self.name, self.version, outcome, queued, seconds, rows), None)
+            arrived = ticket.request.arrived
+            queued = started - arrived
+            answered(queued, seconds, finished - arrived)
+            ticket.settle(Response(name, version, outcome, queued, seconds, rows), None)
 
     def close(self) -> None:
         """Turn away whatever still waits."""
-        for ticket in self._queue.clear():
+        for ticket in [*self._turn, *self._queue.clear()]:
             ticket.settle(None, NotReady(f"{self.name} version {self.version} is going away"))
 
 
 def _part(request: Request, start: int, stop: int) -> Request:
     inputs: Tensors = {name: array[start:stop] for name, array in request.inputs.items()}
-    return Request(inputs, stop - start, request.outputs, request.deadline, request.priority, request.arrived)
-
-
-class _Started:
-    """Awaits a coroutine that was started by hand and yielded `ticket`."""
-
-    __slots__ = ("_coroutine", "_ticket")
-
-    def __init__(self, coroutine: Any, ticket: Ticket) -> None:
-        self._coroutine = coroutine
-        self._ticket = ticket
-
-    def __await__(self) -> Generator[Any, None, Response]:
-        ticket: Any = self._ticket
-        while True:
-            if not ticket.settled:
-                ticket._asyncio_future_blocking = True
-                yield ticket
-            try:
-                ticket = self._coroutine.send(None)
-            except StopIteration as stop:
-                response: Response = stop.value
-                return response
+    rows = min(stop, request.rows) - start
+    return Request(inputs, rows, request.outputs, request.deadline, request.priority, request.arrived)

@@ -10,7 +10,9 @@ INLINE_ROW = 150e-6
 INLINE_CALL = 2e-3
 """Seconds: longest call that may hold the event loop."""
 _PAYS = 0.95
-"""A larger batch has to cost less than this per row, relative to the best smaller one."""
+"""On lanes a larger batch has to cost less than this per row, relative to the best smaller one."""
+_NEUTRAL = 1.1
+"""On the event loop, where nothing else could run meanwhile, it must not cost more than this."""
 _MEMORY = 0.1
 """Weight of the newest call in the running mean."""
 
@@ -65,7 +67,7 @@ class CostModel:
         return self.objective or max(2.0 * self.estimate(1), 0.010)
 
     def _choose(self) -> None:
-        limit = min(self.limit(), INLINE_CALL) if self.inline else self.limit()
+        limit, pays = (min(self.limit(), INLINE_CALL), _NEUTRAL) if self.inline else (self.limit(), _PAYS)
         best, best_row, why = 1, self._seconds.get(1, 0.0), "cost"
         for size in sorted(self._seconds):
             if size == 1:
@@ -74,7 +76,7 @@ class CostModel:
                 why = "objective"
                 break
             row = self._seconds[size] / size
-            if row > _PAYS * best_row and best_row:
+            if row > pays * best_row and best_row:
                 why = "cost"
                 break
             best, best_row, why = size, min(row, best_row or row), "size"

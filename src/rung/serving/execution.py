@@ -5,20 +5,20 @@ Runs on a lane or, for very cheap models, on the event loop. Touches nothing but
 
 from collections.abc import Sequence
 from time import monotonic
-from typing import Any
 
 import numpy as np
 
 from rung.domain.errors import ModelError, WorkerDied
 from rung.domain.tensors import Tensors
 from rung.ports import Model
+from rung.serving.ticket import Ticket
 
 __all__ = ["Outcome", "execute", "execute_apart"]
 
 Outcome = Tensors | Exception
 
 
-def execute(model: Model, batch: Sequence[Any], sole: str | None, threads: int = 1) -> tuple[list[Outcome], float]:
+def execute(model: Model, batch: Sequence[Ticket], sole: str | None, threads: int = 1) -> tuple[list[Outcome], float]:
     """Compute a batch of tickets.
 
     Args:
@@ -52,7 +52,7 @@ def execute(model: Model, batch: Sequence[Any], sole: str | None, threads: int =
     return _share(outputs, batch), monotonic() - started
 
 
-def execute_apart(model: Model, batch: Sequence[Any], sole: str | None, threads: int) -> tuple[list[Outcome], float]:
+def execute_apart(model: Model, batch: Sequence[Ticket], sole: str | None, threads: int) -> tuple[list[Outcome], float]:
     """`execute` for a lane, where whoever left while the batch was handed over is left out."""
     if any(ticket.settled for ticket in batch):
         alive = [ticket for ticket in batch if not ticket.settled]
@@ -65,7 +65,7 @@ def execute_apart(model: Model, batch: Sequence[Any], sole: str | None, threads:
     return execute(model, batch, sole, threads)
 
 
-def _each_again(model: Model, batch: Sequence[Any]) -> list[Outcome]:
+def _each_again(model: Model, batch: Sequence[Ticket]) -> list[Outcome]:
     """The process died under this batch: each request gets one more try, alone, so that only the guilty fail."""
     outcomes: list[Outcome] = []
     for ticket in batch:
@@ -76,7 +76,7 @@ def _each_again(model: Model, batch: Sequence[Any]) -> list[Outcome]:
     return outcomes
 
 
-def _share(outputs: Tensors, batch: Sequence[Any]) -> list[Outcome]:
+def _share(outputs: Tensors, batch: Sequence[Ticket]) -> list[Outcome]:
     if len(batch) == 1:
         return [_wanted(outputs, batch[0].request.outputs)]
     shares: list[Outcome] = []

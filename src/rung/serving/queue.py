@@ -2,10 +2,9 @@
 
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from rung.domain.predictions import Request
+from rung.serving.ticket import Ticket
 
 __all__ = ["RequestQueue"]
 
@@ -13,13 +12,13 @@ __all__ = ["RequestQueue"]
 class RequestQueue:
     """Tickets in order of service. `take` gives a group of equal keys, oldest of the most urgent first.
 
-    A dropped ticket stays where it is, marked settled, and is left out when its turn comes.
+    A dropped ticket stays where it is and is left out when its turn comes.
     """
 
     def __init__(self) -> None:
         self.rows = 0
         """Rows of all tickets that wait."""
-        self._groups: dict[tuple[float, Any], deque[tuple[int, Any]]] = {}
+        self._groups: dict[tuple[float, Any], deque[tuple[int, Ticket]]] = {}
         self._level_rows: dict[float, int] = {}
         self._count = 0
         self._serial = 0
@@ -27,25 +26,26 @@ class RequestQueue:
     def __len__(self) -> int:
         return self._count
 
-    def push(self, ticket: Any) -> None:
+    def push(self, ticket: Ticket) -> None:
         """Add a ticket at the end of its level."""
-        request: Request = ticket.request
+        request = ticket.request
         level = urgency(request.priority)
         group = self._groups.get((level, ticket.key))
         if group is None:
             group = self._groups[level, ticket.key] = deque()
+        ticket.queued = True
         self._serial += 1
         group.append((self._serial, ticket))
         self._count += 1
         self.rows += request.rows
         self._level_rows[level] = self._level_rows.get(level, 0) + request.rows
 
-    def take(self, rows: int) -> list[Any]:
+    def take(self, rows: int) -> list[Ticket]:
         """Remove and return the group whose turn it is: at least one ticket, at most `rows` rows if more than one."""
         groups = self._groups
         while groups:
             first = next(iter(groups)) if len(groups) == 1 else min(groups, key=lambda at: (at[0], groups[at][0][0]))
-            taken: list[Any] = []
+            taken: list[Ticket] = []
             used = self._draw(first, rows, taken)
             if taken and len(groups) and used < rows:
                 # Room left: the same kind of work from less urgent levels rides along.
@@ -55,17 +55,18 @@ class RequestQueue:
                 return taken
         return []
 
-    def _draw(self, at: tuple[float, Any], room: int, taken: list[Any], *, fill: bool = False) -> int:
+    def _draw(self, at: tuple[float, Any], room: int, taken: list[Ticket], *, fill: bool = False) -> int:
         group = self._groups[at]
         used = 0
         while group:
             ticket = group[0][1]
             need = ticket.request.rows
-            if not ticket.settled and (taken or fill) and used + need > room:
+            if ticket.queued and (taken or fill) and used + need > room:
                 break
             group.popleft()
-            if ticket.settled:
+            if not ticket.queued:
                 continue
+            ticket.queued = False
             self._count -= 1
             self.rows -= need
             self._level_rows[at[0]] -= need
@@ -75,10 +76,10 @@ class RequestQueue:
             del self._groups[at]
         return used
 
-    def drop(self, ticket: Any) -> None:
-        """A ticket that still waits is not wanted any more. Call before or as it is marked settled, once."""
-        if not ticket.released:
-            ticket.released = True
+    def drop(self, ticket: Ticket) -> None:
+        """A ticket that still waits is not wanted any more."""
+        if ticket.queued:
+            ticket.queued = False
             self._count -= 1
             self.rows -= ticket.request.rows
             self._level_rows[urgency(ticket.request.priority)] -= ticket.request.rows
@@ -88,14 +89,15 @@ class RequestQueue:
         level = urgency(priority)
         return sum(rows for at, rows in self._level_rows.items() if at <= level)
 
-    def clear(self) -> Iterator[Any]:
+    def clear(self) -> Iterator[Ticket]:
         """Remove everything and give what was not settled."""
         groups, self._groups = self._groups, {}
         self.rows = self._count = 0
         self._level_rows.clear()
         for group in groups.values():
             for _, ticket in group:
-                if not ticket.settled:
+                if ticket.queued:
+                    ticket.queued = False
                     yield ticket
 
 

@@ -55,7 +55,7 @@ class Servable:
                     prepared.rows,
                     deadline=payload.deadline,
                     priority=payload.priority,
-                    arrived=ready,
+                    arrived=payload.arrived,
                 )
             )
             answered = monotonic()
@@ -69,7 +69,7 @@ class Servable:
             response.version,
             prepared=ready - began,
             queued=response.queued,
-            computed=answered - ready - response.queued,
+            computed=response.computed,
             finished=monotonic() - answered,
         )
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from rung.domain.errors import ConfigurationError, Conflict, InvalidInput, NotFound, NotReady
+from rung.domain.errors import ConfigurationError, Conflict, InvalidInput, NotFound, NotReady, RungError
 from rung.ports import Blob, BlobStore
 
 __all__ = ["DiskStore", "RemoteStore", "check_key", "open_store"]
@@ -268,12 +268,12 @@ class RemoteStore:
     def put(self, key: str, data: bytes | Path, *, create: bool = False) -> None:
         """Write bytes or a file's bytes. Raises `Conflict` if `create` is set and the key exists."""
         check_key(key)
-        with self._errors(key):
+        if isinstance(data, Path):
+            data.stat()  # a missing file is the caller's, not the store's
             if create:
-                payload = data.read_bytes() if isinstance(data, Path) else data
-                self._inner.put(key, payload, mode="create")
-            else:
-                self._inner.put(key, data)
+                data = data.read_bytes()
+        with self._errors(key):
+            self._inner.put(key, data, mode="create" if create else "overwrite")
 
     def list(self, prefix: str = "") -> Iterable[Blob]:
         """Every object under the folder `prefix`, sorted."""
@@ -323,12 +323,18 @@ class RemoteStore:
 
         try:
             yield
-        except FileNotFoundError:
-            raise NotFound(f"there is no {key!r} in {self.url}") from None
         except exceptions.AlreadyExistsError:
             raise Conflict(f"{key!r} exists already in {self.url}") from None
-        except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
-            raise ConfigurationError(f"{self.url} refuses access to {key!r}: check the AWS_* variables") from error
-        except exceptions.BaseError as error:
-            text = str(error).split("\n", 1)[0]
-            raise NotReady(f"{self.url} cannot be used for {key!r}: {text:.500}") from error
+        except (FileNotFoundError, exceptions.BaseError) as error:
+            raise self._explain(key, error) from error
+
+    def _explain(self, key: str, error: Exception) -> RungError:
+        text = str(error)
+        # Some operations wrap the service's refusal in a general error; then only its text tells.
+        if "<Code>NoSuchBucket</Code>" in text:
+            return ConfigurationError(f"the bucket of {self.url} does not exist: create it, or correct the URL")
+        if isinstance(error, FileNotFoundError):
+            return NotFound(f"there is no {key!r} in {self.url}")
+        if "status code: 403" in text or "status code: 401" in text:
+            return ConfigurationError(f"{self.url} refuses access to {key!r}: check the AWS_* variables")
+        return NotReady(f"{self.url} cannot be used for {key!r}: {text.splitlines()[0]:.500}")

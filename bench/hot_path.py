@@ -8,7 +8,6 @@ the model alone on the same rows; what remains is decoding, batching and encodin
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from statistics import median
 from time import perf_counter_ns
 
@@ -53,6 +52,29 @@ class Sink:
         return True
 
 
+class Clients:
+    """So many keep-alive connections; a call sends one request on each."""
+
+    def __init__(self, server: HttpServer, wire: bytes, count: int) -> None:
+        self._wire = wire
+        self._calls = 0
+        self._connections = [Connection(server) for _ in range(count)]
+        self._sinks = [Sink() for _ in range(count)]
+        for connection, sink in zip(self._connections, self._sinks, strict=True):
+            connection.connection_made(sink)  # type: ignore[arg-type]
+
+    def __call__(self) -> None:
+        self._calls += 1
+        for connection in self._connections:
+            connection.data_received(self._wire)
+
+    def check(self) -> None:
+        """Raise `BenchError` unless every request was answered, the last one well."""
+        for sink in self._sinks:
+            if sink.replies != self._calls or not sink.last.startswith(b"HTTP/1.1 200"):
+                raise BenchError(f"{sink.replies} replies to {self._calls} requests, the last: {sink.last[:200]!r}")
+
+
 def hot_path() -> None:
     """Print the table."""
     uvloop.run(_measure())
@@ -62,58 +84,43 @@ async def _measure() -> None:
     workload = prepare("tiny", OUT / "models")
     replica = Replica([open_source(str(workload.file), None, OUT / "cache")], ServeSettings(port=0))
     await replica.manager.open()
-    door = HttpServer(
-        [Route("POST", workload.requests[body].path, _nothing) for body in ("raw", "json")], ServeSettings().door
-    )
+    paths = {request.path for request in workload.requests.values()}
+    empty = HttpServer([Route("POST", path, _nothing) for path in paths], ServeSettings().door)
     lines, data = [], {}
     for together in TURNS:
         turn = await _per_turn(together, lambda: None)
         model = _model_alone(replica, together)
         for body in BODIES:
-            wire = workload.requests[body].wire(8000)
-            whole = await _per_turn(together, _feed(replica.door, wire, together)) - turn
-            bare = await _per_turn(together, _feed(door, wire, together)) - turn
-            split = {"whole": whole, "door": bare, "model": model, "rest": whole - bare - model}
-            split = {name: ns / together / 1e3 for name, ns in split.items()}
-            data[f"{body} {together}"] = split
-            lines.append([body, str(together), *[f"{us:.2f}" for us in split.values()], f"{1e6 / split['whole']:,.0f}"])
+            costs = []
+            for server in (replica.door, empty):
+                clients = Clients(server, workload.requests[body].wire(8000), together)
+                costs.append(await _per_turn(together, clients) - turn)
+                clients.check()
+            whole, door = costs
+            split = [ns / together / 1e3 for ns in (whole, door, model, whole - door - model)]
+            data[f"{body} {together}"] = dict(zip(("whole", "door", "model", "rest"), split, strict=True))
+            lines.append([body, str(together), *[f"{us:.2f}" for us in split], f"{1e6 / split[0]:,.0f}"])
     await replica.manager.close()
     head = ["body", "in one turn", "whole us", "door", "model", "decode, batch, encode", "requests/s at most"]
-    write("hot_path", "## one request on the tiny model, without sockets\n\n" + table(head, lines), data, OUT)
+    write("hot-path", "## one request on the tiny model, without sockets\n\n" + table(head, lines), data, OUT)
 
 
 async def _nothing(head: Head, body: bytes, arrived: float) -> Reply:
     return Reply(200, b"twelve bytes", b"application/octet-stream")
 
 
-def _feed(server: HttpServer, wire: bytes, together: int) -> Callable[[], None]:
-    """A call that gives one request to each of so many connections."""
-    connections = [Connection(server) for _ in range(together)]
-    for connection in connections:
-        connection.connection_made(Sink())  # type: ignore[arg-type]
-
-    def feed() -> None:
-        for connection in connections:
-            connection.data_received(wire)
-
-    feed.sinks = [connection.transport for connection in connections]  # type: ignore[attr-defined]
-    return feed
-
-
-async def _per_turn(together: int, feed: Callable[[], None]) -> float:
-    """Median nanoseconds of a turn of the loop in which `feed` is called, its replies included."""
+async def _per_turn(together: int, call: Callable[[], None]) -> float:
+    """Median nanoseconds of a turn of the loop with this call in it, and all that the call leads to."""
     turns = TURNS[together]
     times = []
-    for _ in range(REPEATS + 1):
+    for _ in range(REPEATS):
         started = perf_counter_ns()
         for _ in range(turns):
-            feed()
+            call()
             await asyncio.sleep(0)
         times.append((perf_counter_ns() - started) / turns)
-    for sink in getattr(feed, "sinks", []):
-        if sink.replies < turns * REPEATS or not sink.last.startswith(b"HTTP/1.1 200"):
-            raise BenchError(f"the door left requests unanswered or refused them: {sink.last[:200]!r}")
-    return median(times[1:])
+    await asyncio.sleep(0.01)
+    return median(times)
 
 
 def _model_alone(replica: Replica, rows: int) -> float:
@@ -126,8 +133,3 @@ def _model_alone(replica: Replica, rows: int) -> float:
             call()
         times.append((perf_counter_ns() - started) / 1000)
     return median(times)
-
-
-if __name__ == "__main__":
-    Path(OUT).mkdir(exist_ok=True)
-    hot_path()

@@ -26,7 +26,9 @@ _STEP = 0.001
 class Sample:
     """What happened to each request, in order of their times."""
 
-    def __init__(self, due: array, latency: array, status: array, unsent: int, seconds: float) -> None:
+    def __init__(
+        self, due: "array[float]", latency: "array[float]", status: "array[int]", unsent: int, seconds: float
+    ) -> None:
         self.due = np.array(due)
         """Seconds since the start."""
         self.latency = np.array(latency)
@@ -101,6 +103,7 @@ class Load:
             self._pump()
             await asyncio.sleep(_STEP)
             await self._replace()
+        self._pump()
         self._ending = True
         while self._settled < self._sent and self.now() < self._seconds + grace:
             await asyncio.sleep(_STEP)

@@ -1,6 +1,6 @@
 """`make bench`: measure rung beside its peers. See README.md here for what each part does.
 
-usage: run.py [serving] [startup] [swap] [overload] [all] [--rounds N] [--seconds S] [--only tiny,seg]
+usage: run.py [serving] [startup] [swap] [overload] [hot-path] [all] [--rounds N] [--seconds S] [--only tiny,seg]
               [--servers rung,probe] [--quick]
 """
 
@@ -9,6 +9,7 @@ import os
 import resource
 import sys
 
+from hot_path import hot_path
 from overload import overload
 from processes import OUT, SERVERS
 from report import serving_report, write
@@ -17,7 +18,7 @@ from startup import startup
 from swap import swap
 from workloads import BenchError
 
-PARTS = ("serving", "startup", "swap", "overload")
+PARTS = ("serving", "startup", "swap", "overload", "hot-path")
 NAMES = {name.replace(" ", "-"): name for name in [*SERVERS, BARE]}
 
 
@@ -54,8 +55,10 @@ def _run(part: str, chosen: argparse.Namespace) -> bool:
     elif part == "swap":
         for model in [model for model in ("tiny", "seg") if model in chosen.only]:
             swap(model, swaps=4 if chosen.quick else 20, seconds=chosen.seconds)
-    else:
+    elif part == "overload":
         overload(seconds=chosen.seconds)
+    else:
+        hot_path()
     return False
 
 

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from typing import TypedDict
 
 from processes import HERE, OUT, serve
 from workloads import BenchError, Workload, prepare
@@ -62,6 +63,15 @@ class Row:
     failed: str = ""
 
 
+class Loop(TypedDict):
+    """What the loop without a server prints; the fields of a `Row`."""
+
+    rate: float
+    p50: float
+    p99: float
+    rss: float
+
+
 def measure_rounds(cases: list[Case], servers: set[str], rounds: int, seconds: float) -> list[Row]:
     """Measure every case with those of its servers that were asked for; prints each row as it comes."""
     workloads = {model: prepare(model, OUT / "models") for model in {case.model for case in cases}}
@@ -93,7 +103,7 @@ def _measure(case: Case, server: str, number: int, seconds: float, workload: Wor
         return Row(case.name, server, number, failed=str(error))
 
 
-def _bare(case: Case, seconds: float, workload: Workload) -> dict[str, float]:
+def _bare(case: Case, seconds: float, workload: Workload) -> Loop:
     cores = len(os.sched_getaffinity(0))
     # What a server should choose: many callers share the cores, a lone one gets them all, a tiny call needs one.
     lanes = min(case.connections, cores)
@@ -104,4 +114,5 @@ def _bare(case: Case, seconds: float, workload: Workload) -> dict[str, float]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=False)
     if done.returncode:
         raise BenchError(f"{BARE} ended with status {done.returncode}: {done.stderr[-500:]}")
-    return json.loads(done.stdout)
+    result: Loop = json.loads(done.stdout)
+    return result

@@ -25,7 +25,7 @@ session.run(None, {"x": numpy.zeros((1, 16), numpy.float32)})
 def startup(servers: set[str], *, starts: int = 7, seconds: float = 5.0) -> None:
     """Start each server on the tiny model so many times; load the last one of each before it is weighed."""
     workload = prepare("tiny", OUT / "models")
-    order = [name for name in ("rung", "probe", "mosec") if name in servers]
+    order: list[str] = [name for name in ("rung", "probe", "mosec") if name in servers]
     times: dict[str, list[float]] = {name: [] for name in [*order, FLOOR]}
     memory: dict[str, list[float]] = {}
     for number in range(starts):

@@ -100,7 +100,7 @@ def _request(model: str, body: str, x: np.ndarray) -> Request:
     if body == "raw":
         return Request(f"/predict/{model}", {"content-type": BYTES, "accept": BYTES}, x.tobytes())
     path = f"/v2/models/{model}/infer"
-    tensor = {"name": "x", "shape": list(x.shape), "datatype": "FP32"}
+    tensor: dict[str, object] = {"name": "x", "shape": list(x.shape), "datatype": "FP32"}
     if body == "json":
         tensor["data"] = [round(float(value), 4) for value in x.ravel()]
         return Request(path, {"content-type": "application/json"}, _compact({"inputs": [tensor]}))

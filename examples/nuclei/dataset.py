@@ -12,8 +12,10 @@ import os
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,7 +83,9 @@ def domain_of(pixels: Array) -> str:
     Args:
         pixels: uint8 [H, W, 3].
     """
-    saturation = float((pixels.max(axis=2) - pixels.min(axis=2)).mean())
+    red, green, blue = (pixels[..., channel] for channel in range(3))
+    light, dark = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
+    saturation = float((light - dark).mean())
     kind = "stained" if saturation > 4 else "fluo" if pixels.mean() < 96 else "brightfield"
     height, width = pixels.shape[:2]
     if height == width or (kind, height, width) == ("fluo", 256, 320):
@@ -107,7 +111,7 @@ def find(data: str | Path | None = None, notify: Notify | None = None, *, downlo
         return _drawn("no images were found and downloading is switched off")
     try:
         return _archive(_download(notify or (lambda _received, _total: None)))
-    except (DataError, OSError, zipfile.BadZipFile) as error:
+    except (DataError, OSError, zipfile.BadZipFile, zlib.error) as error:
         reason = getattr(error, "reason", error)
         return _drawn(f"no folder with images was found and {ARCHIVE} cannot be used ({reason})")
 
@@ -172,7 +176,7 @@ def _archive(path: Path) -> Dataset:
     images: dict[str, str] = {}
     masks: dict[str, list[str]] = {}
     samples = []
-    with zipfile.ZipFile(path) as archive:
+    with _opened(path) as archive:
         for name in archive.namelist():
             parts = name.split("/")
             if len(parts) >= 3 and name.endswith(".png") and (key := parts[-3][:16]) in listed:
@@ -187,9 +191,20 @@ def _archive(path: Path) -> Dataset:
             mask = np.maximum.reduce([_pixels(archive.read(name), "L") for name in masks[key]])
             domain = domain_of(_pixels(image))
             samples.append(Sample(key, domain, row["split"], image, (mask > 0).astype(np.uint8)))
-    if len(samples) < MATCHING * len(listed):
-        raise DataError(f"only {len(samples)} of {len(listed)} images in {path} have the listed checksum: delete it")
+        if len(samples) < MATCHING * len(listed):
+            raise DataError(f"only {len(samples)} of the {len(listed)} listed images in it have the right checksum")
     return Dataset("archive", f"the official archive, {len(samples)} of {len(listed)} images as listed", tuple(samples))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open the archive; one that turns out to be bad leaves the cache, so that the next run fetches it again."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except (DataError, zipfile.BadZipFile, zlib.error):
+        path.unlink()
+        raise
 
 
 def _drawn(reason: str) -> Dataset:
@@ -201,7 +216,7 @@ def _drawn(reason: str) -> Dataset:
         for _ in range(count):
             image, mask = _draw(rng, stained=stained)
             buffer = io.BytesIO()
-            Image.fromarray(image).save(buffer, "PNG")
+            Image.fromarray(image).save(buffer, "PNG", compress_level=1)
             samples.append(Sample(f"drawn{len(samples):04d}", domain_of(image), split, buffer.getvalue(), mask))
     return Dataset("drawn", f"DRAWN IMAGES, not real ones: {reason}", tuple(samples))
 

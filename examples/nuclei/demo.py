@@ -251,13 +251,13 @@ def write(demo: Demo, url: str, data: Dataset, scores: dict[str, list[float]]) -
     picked = [(home[i], scores[HOME][i]) for i in spread(scores[HOME], 6)]
     picked += [(away[i], scores[AWAY][i]) for i in spread(scores[AWAY], 4)[1:3]]
     overlays = predict(url, NAME, [sample.image for sample, _ in picked], OVERLAY)
+    drawn = "drawn, as " if data.kind == "drawn" else ""
     panels = [
-        Panel(sample.image, sample.mask, overlay, score, f"{KINDS[sample.domain]}  {sample.id}")
+        Panel(sample.image, sample.mask, overlay, score, f"{drawn}{KINDS[sample.domain]}  {sample.id}")
         for (sample, score), overlay in zip(picked, overlays, strict=True)
     ]
-    trained = "drawn images" if data.kind == "drawn" else "fluorescence images"
     subtitle = (
-        f"U-Net trained on {len(data.select(HOME, 'train'))} {trained}, served by rung. "
+        f"U-Net trained on {len(data.select(HOME, 'train'))} {drawn}fluorescence images, served by rung. "
         f"Mean IoU {np.mean(scores[HOME]):.3f} on {len(home)} test images; here from the best to the worst"
     )
     subtitle += ", then tissue it never saw." if away else "."

@@ -73,7 +73,9 @@ class Model(Protocol):
     Guarantees:
         1. `predict` may be called from several threads at once, up to `lanes` of them.
         2. It takes arrays that fit `signature` and returns every output of `signature`, fresh arrays.
-        3. It raises `ModelError` (or `WorkerDied`) and nothing else for a failure of the model.
+        3. It raises `ModelError` (or `WorkerDied`) and nothing else for a failure of the model; `InvalidInput`
+           for a value that no signature rules out (text that is not UTF-8), which fails the whole batch
+           but is one row's fault; `NotReady` while a process that keeps dying is left alone.
         4. `close` frees what was taken; it may be called twice.
     """
 

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import numpy as np
@@ -30,6 +30,7 @@ from rung.domain.tensors import DATATYPES, Array, Tensors
 __all__ = ["Channel", "Child", "Limits", "Message", "attach"]
 
 _SETUP = "RUNG_CHILD"
+"""Environment variable with descriptor of the channel, descriptor of the life line, and limits."""
 _PREFIX = struct.Struct("<IQ")
 """Every frame begins with the length of its head and of its body."""
 _LARGEST_HEAD = 64 << 20
@@ -37,8 +38,7 @@ _LARGEST_BODY = 1 << 36
 _ALIGNMENT = 64
 """Tensors begin at multiples of this within a body, so that vector instructions like them."""
 _PADDING = bytes(_ALIGNMENT)
-_MOST_PARTS = 1000
-"""Linux takes 1024 buffers in one sendmsg."""
+_MOST_PARTS = 1000  # Linux takes 1024 buffers in one sendmsg.
 _TAIL = 8 << 10
 _EXIT_SECONDS = 1.0
 """Between the end of a child's socket and its exit status."""
@@ -57,9 +57,6 @@ class Limits(msgspec.Struct, frozen=True):
     """Processor time (RLIMIT_CPU): the child ends by SIGXCPU when it is used up."""
 
 
-_UNLIMITED = Limits()
-
-
 class Message(msgspec.Struct):
     """What travels between the two processes."""
 
@@ -74,12 +71,6 @@ class _Head(msgspec.Struct, array_like=True):
     detail: Any
     tensors: list[tuple[str, str, tuple[int, ...], int]]
     """Name, numpy type string, shape, length in bytes."""
-
-
-class _Setup(msgspec.Struct):
-    channel: int
-    life: int
-    limits: Limits
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -98,13 +89,12 @@ class Channel:
 
     def set_timeout(self, seconds: float) -> None:
         """Raise TimeoutError when nothing moves for so many seconds; 0 waits for ever."""
-        if seconds == self._timeout:
-            return
-        self._timeout = seconds
-        # The kernel's own timeout: Python's would cost a poll before every read.
-        value = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+        if seconds != self._timeout:
+            self._timeout = seconds
+            # The kernel's own timeout: Python's would cost a poll before every read.
+            value = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
 
     def send(self, kind: str, detail: Any = None, tensors: Tensors | None = None) -> None:
         """Send one message. Elements of BYTES tensors have to be `bytes`.
@@ -115,8 +105,7 @@ class Channel:
             TimeoutError: it does not read.
         """
         described: list[tuple[str, str, tuple[int, ...], int]] = []
-        parts: list[Any] = [b""]
-        size = 0
+        parts, size = [b""], 0
         for name, array in (tensors or {}).items():
             dtype, data = _pack(name, array)
             length = len(data)
@@ -143,8 +132,7 @@ class Channel:
             raise ValueError(f"a message of {head_size} + {size} bytes is out of bounds")
         start = _PREFIX.size + head_size
         if start > len(buffer):
-            self._buffer = bytearray(start)
-            self._buffer[:have] = buffer[:have]
+            self._buffer = self._buffer.ljust(start)
             buffer = memoryview(self._buffer)
         have = self._fill(buffer, have, start)
         head = _decode_head(buffer[_PREFIX.size : start])
@@ -219,23 +207,23 @@ def attach() -> Channel:
 
     From here on the child ends with its parent, however that ends, and so does all that it starts.
     """
-    setup = msgspec.json.decode(os.environ.pop(_SETUP), type=_Setup)
-    for descriptor in (setup.channel, setup.life):
+    channel, life, limits = msgspec.json.decode(os.environ.pop(_SETUP), type=tuple[int, int, Limits])
+    for descriptor in (channel, life):
         os.set_inheritable(descriptor, False)
     # The parent holds the other end of this pipe. When it closes, the kernel kills our process group:
     # unlike PR_SET_PDEATHSIG this does not fire when only the thread ends that started us, and it
     # reaches our own children. A parent that died before this was armed is seen by the poll.
-    fcntl.fcntl(setup.life, fcntl.F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(setup.life, fcntl.F_SETOWN, -os.getpgrp())
-    fcntl.fcntl(setup.life, fcntl.F_SETFL, fcntl.fcntl(setup.life, fcntl.F_GETFL) | os.O_ASYNC)
-    if select.select([setup.life], [], [], 0)[0]:
+    fcntl.fcntl(life, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(life, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
+    if select.select([life], [], [], 0)[0]:
         os._exit(1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if setup.limits.memory:
-        resource.setrlimit(resource.RLIMIT_DATA, (setup.limits.memory, setup.limits.memory))
-    if setup.limits.cpu_seconds:
-        resource.setrlimit(resource.RLIMIT_CPU, (setup.limits.cpu_seconds, setup.limits.cpu_seconds + 1))
-    return Channel(socket.socket(fileno=setup.channel))
+    if limits.memory:
+        resource.setrlimit(resource.RLIMIT_DATA, (limits.memory, limits.memory))
+    if limits.cpu_seconds:
+        resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_seconds, limits.cpu_seconds + 1))
+    return Channel(socket.socket(fileno=channel))
 
 
 class Child:
@@ -251,12 +239,12 @@ class Child:
         module: str,
         arguments: Sequence[str] = (),
         *,
-        limits: Limits = _UNLIMITED,
+        limits: Limits | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._module = module
         self._arguments = tuple(arguments)
-        self._limits = limits
+        self._limits = limits or Limits()
         self._environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
@@ -284,14 +272,8 @@ class Child:
         """
         ours, theirs = socket.socketpair()
         life, self._life = os.pipe()
-        setup = _Setup(theirs.fileno(), life, self._limits)
-        environment = {
-            **os.environ,
-            "PYTHONUNBUFFERED": "1",
-            "PYTHONFAULTHANDLER": "1",
-            **self._environment,
-            _SETUP: msgspec.json.encode(setup).decode(),
-        }
+        setup = msgspec.json.encode((theirs.fileno(), life, self._limits)).decode()
+        environment = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", _SETUP: setup}
         try:
             self._process = subprocess.Popen(  # noqa: S603
                 # -P: a file in the working directory must not stand in for a module of ours.
@@ -299,8 +281,8 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                env=environment,
-                pass_fds=(setup.channel, setup.life),
+                env={**os.environ, **environment, **self._environment},
+                pass_fds=(theirs.fileno(), life),
                 start_new_session=True,
             )
         except OSError as error:
@@ -311,8 +293,9 @@ class Child:
             theirs.close()
             os.close(life)
         self._channel = Channel(ours)
-        self._relay = threading.Thread(target=self._read_output, name=f"output of {self.pid}", daemon=True)
+        self._relay = threading.Thread(target=self._read_output, args=(self._process.stdout,), daemon=True)
         self._relay.start()
+        threading.Thread(target=self._clear_up, args=(self._process.pid,), daemon=True).start()
 
     def call(self, kind: str, detail: Any = None, tensors: Tensors | None = None, *, timeout: float = 0) -> Message:
         """Send a message and wait up to `timeout` seconds (0: for ever) for the next one.
@@ -321,13 +304,15 @@ class Child:
             WorkerDied: it ended, hung or spoke nonsense.
             TypeError: a tensor cannot be sent; the child lives on.
         """
-        self.send(kind, detail, tensors)
+        self.send(kind, detail, tensors, timeout=timeout)
         return self.receive(timeout)
 
-    def send(self, kind: str, detail: Any = None, tensors: Tensors | None = None) -> None:
-        """Send a message. Raises as `call` does."""
+    def send(self, kind: str, detail: Any = None, tensors: Tensors | None = None, *, timeout: float = 0) -> None:
+        """Send a message, which the child has to take within `timeout` seconds. Raises as `call` does."""
+        assert self._channel is not None, "spawn first"
         try:
-            self._connected().send(kind, detail, tensors)
+            self._channel.set_timeout(timeout)
+            self._channel.send(kind, detail, tensors)
         except TimeoutError:
             raise self._hung("took no input") from None
         except OSError:
@@ -335,10 +320,10 @@ class Child:
 
     def receive(self, timeout: float = 0) -> Message:
         """Wait up to `timeout` seconds (0: for ever) for a message. Raises as `call` does."""
+        assert self._channel is not None, "spawn first"
         try:
-            channel = self._connected()
-            channel.set_timeout(timeout)
-            message = channel.receive()
+            self._channel.set_timeout(timeout)
+            message = self._channel.receive()
         except TimeoutError:
             raise self._hung(f"gave no answer within {timeout:g} seconds") from None
         except (EOFError, OSError):
@@ -352,7 +337,7 @@ class Child:
     def terminate(self, grace: float = 2.0) -> None:
         """Ask the process to end (SIGTERM), insist after `grace` seconds (SIGKILL), and reap it. Twice is no error."""
         if self._process is not None and self._process.returncode is None:
-            self._signal(signal.SIGTERM)
+            _signal(self._process.pid, signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(grace)
         self.kill()
@@ -363,24 +348,14 @@ class Child:
             life, self._life = self._life, -1
             if life < 0 or self._process is None:
                 return
-            self._signal(signal.SIGKILL)
+            _signal(self._process.pid, signal.SIGKILL)
             self._process.wait()
             os.close(life)
             if self._channel is not None:
                 self._channel.close()
-        if self._relay is not None and self._relay is not threading.current_thread():
+        if self._relay is not None:
             # Whoever still holds the pipe is not in our process group any more: do not wait for it long.
-            self._relay.join(1.0)
-
-    def _signal(self, number: signal.Signals) -> None:
-        assert self._process is not None
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, number)
-
-    def _connected(self) -> Channel:
-        if self._channel is None:
-            raise WorkerDied(f"the process of {self._module} was not started")
-        return self._channel
+            self._relay.join(_EXIT_SECONDS)
 
     def _hung(self, why: str) -> WorkerDied:
         self.kill()
@@ -403,10 +378,22 @@ class Child:
         lines = [line for line in self.tail.splitlines() if line.strip()]
         return "; its last output: " + " | ".join(lines[-4:])[-400:] if lines else ""
 
-    def _read_output(self) -> None:
-        assert self._process is not None and self._process.stdout is not None  # noqa: PT018
-        with self._process.stdout as output:
-            while chunk := os.read(output.fileno(), 64 << 10):
+    def _read_output(self, pipe: IO[bytes]) -> None:
+        with pipe:
+            while chunk := os.read(pipe.fileno(), 64 << 10):
                 self._tail = (self._tail + chunk)[-_TAIL:]
                 with contextlib.suppress(OSError):
                     os.write(2, chunk)
+
+    @staticmethod
+    def _clear_up(pid: int) -> None:
+        # What the child forked holds its socket open, so its end would not be seen: end them with it.
+        # The child stays unreaped meanwhile, so its id cannot have passed to a stranger.
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+            _signal(pid, signal.SIGKILL)
+
+
+def _signal(group: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, number)

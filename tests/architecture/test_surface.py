@@ -7,6 +7,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[2] / "src"
 MODULES = [path for path in sorted(SOURCE.rglob("*.py")) if path.read_text().strip()]
+TREES = {path: ast.parse(path.read_text()) for path in MODULES}
 
 
 def exported(tree: ast.Module) -> list[str] | None:
@@ -16,41 +17,54 @@ def exported(tree: ast.Module) -> list[str] | None:
     return None
 
 
-def defined(tree: ast.Module) -> set[str]:
-    """Public names that the module makes itself."""
-    names = set()
+def made(tree: ast.Module) -> set[str]:
+    """Names that the module makes itself, at its top level."""
+    names = functions_and_classes(tree)
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
+        if isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             names |= {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
-    return {name for name in names if not name.startswith("_")}
+    return names - {"__all__"}
+
+
+def functions_and_classes(tree: ast.Module) -> set[str]:
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
+
+
+def imported_from(module: str) -> set[str]:
+    """Names that other modules of ours import from it."""
+    return {
+        alias.name
+        for tree in TREES.values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == module
+        for alias in node.names
+    }
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_all_is_sorted_and_complete(path: Path) -> None:
-    tree = ast.parse(path.read_text())
+    tree = TREES[path]
     names = exported(tree)
-    if path.name == "__init__.py" and names is None:
-        assert not defined(tree), f"{path} defines names but no __all__"
+    if names is None:
+        assert path.name in ("__init__.py", "__main__.py"), f"{path} has no __all__"
+        assert not made(tree), f"{path} makes names but has no __all__"
         return
 
-    assert names is not None, f"{path} has no __all__"
     # Constants, then classes, then functions, as ruff sorts them.
     assert names == sorted(names, key=lambda name: (0 if name.isupper() else 1 if name[0].isupper() else 2, name))
-    if "cli" not in path.parts:  # Typer reads commands by their decorators; nobody imports them
-        assert defined(tree) <= set(names), "public by its name, not exported: give it an underscore or export it"
-    if path.name != "__init__.py":
-        assert set(names) <= defined(tree), "exported but not made here"
+    assert set(names) <= made(tree), "exported but not made here"
+    if "cli" in path.parts:
+        return  # Typer finds commands by their decorators; nobody imports them
+    public = {name for name in functions_and_classes(tree) if not name.startswith("_")}
+    assert public <= set(names), "public by its name, not exported: give it an underscore or export it"
+    module = ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+    assert imported_from(module) <= set(names), "imported elsewhere, so it belongs in __all__"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_what_is_exported_is_documented(path: Path) -> None:
-    tree = ast.parse(path.read_text())
-    if path.name == "__init__.py" and exported(tree) is None:
-        assert ast.get_docstring(tree), f"{path} does not say what it is"
-        return
+    tree = TREES[path]
     bare = [
         node.name
         for node in tree.body

@@ -51,6 +51,10 @@ def main():
                 channel.send("done")
             case "exit":
                 os._exit(message.detail)
+            case "fork and exit":
+                if os.fork():
+                    os._exit(5)
+                time.sleep(60)
             case "crash":
                 ctypes.string_at(0)
             case "nonsense":

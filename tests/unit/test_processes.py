@@ -204,6 +204,14 @@ def test_a_crash_takes_the_grandchildren_too(start):
     until_gone(child.pid, detail["grandchild"])
 
 
+def test_an_end_is_seen_though_a_fork_holds_the_socket(start):
+    child, _ = start()
+    begun = time.monotonic()
+    with pytest.raises(WorkerDied, match="exit code 5"):
+        child.call("fork and exit")
+    assert time.monotonic() - begun < 2
+
+
 def test_a_child_that_ignores_sigterm_is_killed_after_the_grace(start):
     child, _ = start("stubborn")
     begun = time.monotonic()
@@ -275,4 +283,6 @@ def test_descriptors_and_threads_do_not_add_up(start):
     for _ in range(5):
         child, _ = start()
         child.terminate()
-    assert count() == before
+    end = time.monotonic() + 5
+    while count() != before:
+        assert time.monotonic() < end, f"{before} became {count()}"

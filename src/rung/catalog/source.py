@@ -46,7 +46,7 @@ class RepositorySource:
     """Every version in a repository: rung's bundles, and folders in the layout of TF Serving and Triton.
 
     A folder without manifest (`NAME/1/model.onnx`) is offered once its files are the same in two
-    polls, or have not changed for `_SETTLE` seconds. While files of an offered one change, it stays
+    polls, or have not changed for two seconds. While files of an offered one change, it stays
     offered as it was.
     """
 

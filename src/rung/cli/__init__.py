@@ -26,6 +26,8 @@ app.add_typer(models, name="models")
 Repository = Annotated[
     str, typer.Option("--repository", "-r", envvar="RUNG_REPOSITORY", help="Folder or s3:// URL of the repository.")
 ]
+Name = Annotated[str, typer.Argument(help="Name of the model.")]
+Version = Annotated[int | None, typer.Argument(help="Number of the version.  [the latest]")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
@@ -143,8 +145,8 @@ def list_models(repository: Repository = ".rung/repository", as_json: AsJson = F
 
 @models.command("show")
 def show(
-    name: str,
-    version: Annotated[int | None, typer.Argument()] = None,
+    name: Name,
+    version: Version = None,
     repository: Repository = ".rung/repository",
     as_json: AsJson = False,
 ) -> None:
@@ -156,8 +158,8 @@ def show(
 
 @models.command("verify")
 def verify(
-    name: str,
-    version: Annotated[int | None, typer.Argument()] = None,
+    name: Name,
+    version: Version = None,
     repository: Repository = ".rung/repository",
     as_json: AsJson = False,
 ) -> None:
@@ -169,8 +171,8 @@ def verify(
 
 @models.command("delete")
 def delete(
-    name: str,
-    version: int,
+    name: Name,
+    version: Annotated[int, typer.Argument(help="Number of the version.")],
     repository: Repository = ".rung/repository",
     force: Annotated[bool, typer.Option("--force", help="Also the last version of a model.")] = False,
 ) -> None:

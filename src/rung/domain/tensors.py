@@ -12,7 +12,7 @@ import numpy as np
 
 from rung.domain.errors import InvalidInput
 
-__all__ = ["DATATYPES", "Signature", "TensorSpec", "Tensors", "datatype_of", "itemsize"]
+__all__ = ["DATATYPES", "Array", "Signature", "TensorSpec", "Tensors", "datatype_of", "itemsize"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Tensors = Mapping[str, Array]

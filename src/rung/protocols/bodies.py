@@ -18,6 +18,7 @@ __all__ = ["FORM", "RAW", "payload_of", "shape_from", "shape_of"]
 
 FORM = "multipart/form-data"
 RAW = "application/octet-stream"
+_CURL = "application/x-www-form-urlencoded"
 
 _TAKEN = "image/png, image/jpeg, multipart/form-data, application/json, text/plain or application/octet-stream"
 
@@ -39,7 +40,8 @@ def payload_of(
         UnsupportedMedia: nobody reads this type, or not for this model.
         TooLarge: a form of too many parts.
     """
-    media = media or sniff(body)
+    # curl calls every body a form unless it is told; the first bytes say what it is.
+    media = sniff(body) or media if media in ("", _CURL) else media
     takes_images = bool(manifest.transforms.input) and manifest.transforms.input[0].name.startswith("image.")
     if media.startswith("image/") or (media == RAW and takes_images and sniff(body).startswith("image/")):
         return Payload("image", body)
@@ -51,7 +53,7 @@ def payload_of(
         return Payload("text", _text(body, parameters))
     if media == RAW:
         return Payload("tensors", _raw_tensors(body, parameters, manifest))
-    if media == "application/x-www-form-urlencoded":
+    if media == _CURL:
         raise UnsupportedMedia(
             "application/x-www-form-urlencoded is not read here; curl says so unless it is told what the body is: "
             "add -H 'Content-Type: image/png' (or application/json), or send a file with -F file=@NAME"

@@ -38,6 +38,10 @@ _CODECS = 1024
 _LONGEST_TIMEOUT_MS = 1e12
 
 
+_JSON = (b"", b"application/json", b"application/x-www-form-urlencoded")
+"""The last is what `curl -d` says unless it is told: the protocol's own examples rely on it."""
+
+
 class _Call(msgspec.Struct):
     """What the head of an infer request says."""
 
@@ -180,7 +184,7 @@ def _read_call(head: Head) -> _Call:
     headers = head.headers
     length = headers.get(b"inference-header-content-length")
     media = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    readable = media in (b"", b"application/json") or (media == b"application/octet-stream" and length is not None)
+    readable = media in _JSON or (media == b"application/octet-stream" and length is not None)
     if not readable:
         raise UnsupportedMedia(
             f"the content-type {media.decode('latin-1')!r:.80} is not read here: use application/json, or "

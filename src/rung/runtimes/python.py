@@ -52,6 +52,7 @@ class PythonModel:
     """As many processes as the class asks for; a call takes the next free one."""
 
     platform = "python"
+    inline = False
 
     def __init__(self, signature: Signature, lanes: "list[_Lane]") -> None:
         self.signature = signature

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from rung.domain.errors import DeadlineExceeded, NotReady, Overloaded
+from rung.domain.errors import DeadlineExceeded, ModelError, NotReady, Overloaded
 from rung.domain.predictions import NEVER, Request, Response
 from rung.domain.tensors import Tensors
 from rung.ports import Model
@@ -224,10 +224,9 @@ class Batcher:
         started = monotonic()
         model, sole = self.model, self._sole
 
-        def done(value: Any, error: Exception | None) -> None:
+        def done(value: tuple[list[Outcome], float] | None, error: Exception | None) -> None:
             self._free += 1
-            outcomes: list[Outcome]
-            outcomes, seconds = value if error is None else ([error for _ in batch], 0.0)
+            outcomes, seconds = value or ([ModelError(f"the lane failed: {error}")] * len(batch), 0.0)
             # The lane's next work first: it computes while the loop hands out these answers.
             self._release_batches()
             self._settle(batch, outcomes, started, seconds, reason, threads)
@@ -268,9 +267,8 @@ class Batcher:
                 ticket.settle(None, outcome)
                 continue
             arrived = ticket.request.arrived
-            queued = started - arrived
-            answered(queued, seconds, finished - arrived)
-            ticket.settle(Response(name, version, outcome, queued, seconds, rows), None)
+            answered(started - ticket.entered, seconds, finished - arrived)
+            ticket.settle(Response(name, version, outcome, started - arrived, seconds, rows), None)
 
     def close(self) -> None:
         """Turn away whatever still waits."""

@@ -4,15 +4,13 @@ A failed warm-up is a failed load: whatever goes wrong here leaves nothing behin
 """
 
 from time import monotonic, perf_counter
-from typing import Any
-
 import msgspec
 import numpy as np
 
-from rung.catalog.golden import compare_golden, unpack_golden
+from rung.catalog.golden import compare_golden, make_inputs, unpack_golden
 from rung.domain.errors import BundleError, ModelError
 from rung.domain.models import AspiredVersion, Manifest
-from rung.domain.tensors import DATATYPES, Signature, Tensors, TensorSpec
+from rung.domain.tensors import Signature, Tensors, TensorSpec
 from rung.plugins import RUNTIMES, resolve
 from rung.ports import Fetched, LoadOptions, Model, Source
 from rung.serving.cost import CostModel
@@ -20,8 +18,6 @@ from rung.transforms.pipeline import Pipeline
 
 __all__ = ["Loaded", "load"]
 
-_GUESS = 32
-"""Size for a dimension that varies, in a made-up example."""
 _BUDGET = 0.15
 """Seconds that measuring costs may take beyond the first call: cold start counts."""
 
@@ -79,9 +75,9 @@ def _warm_up(fetched: Fetched, manifest: Manifest, model: Model, cost: CostModel
             reason = compare_golden(expected, answer, golden)
             if reason is not None:
                 raise BundleError(f"golden example {number} is answered differently than at registration: {reason}")
-        example = examples[0][0] if examples else _made_up(manifest.signature)
+        example = examples[0][0] if examples else make_inputs(manifest.signature, count=1)[0]
     else:
-        example = _made_up(manifest.signature)
+        example = make_inputs(manifest.signature, count=1)[0]
         try:
             answer = model.predict(example)
         except ModelError as error:
@@ -121,21 +117,6 @@ def _timed(model: Model, inputs: Tensors, threads: int) -> float:
     started = perf_counter()
     model.predict(inputs, threads)
     return perf_counter() - started
-
-
-def _made_up(signature: Signature) -> Tensors:
-    rng = np.random.default_rng(0)
-    return {spec.name: _example(spec, signature.batched, rng) for spec in signature.inputs}
-
-
-def _example(spec: TensorSpec, batched: bool, rng: np.random.Generator) -> Any:
-    shape = tuple(size if size >= 0 else 1 if batched and axis == 0 else _GUESS for axis, size in enumerate(spec.shape))
-    if spec.datatype == "BYTES":
-        return np.full(shape, b"example", dtype=object)
-    dtype = DATATYPES[spec.datatype]
-    if dtype.kind == "f":
-        return rng.standard_normal(shape).astype(dtype)
-    return rng.integers(0, 2, shape).astype(dtype)
 
 
 def _describe(signature: Signature) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from rung.serving.ticket import Ticket
 
-__all__ = ["RequestQueue"]
+__all__ = ["RequestQueue", "urgency"]
 
 
 class RequestQueue:

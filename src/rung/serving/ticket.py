@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Generator
+from time import monotonic
 from typing import Any
 
 from rung.domain.predictions import Request, Response
@@ -19,6 +20,7 @@ class Ticket:
     __slots__ = (
         "_asyncio_future_blocking",
         "_callback",
+        "entered",
         "error",
         "key",
         "queued",
@@ -30,6 +32,7 @@ class Ticket:
 
     def __init__(self, request: Request, key: Any = None) -> None:
         self.request = request
+        self.entered = monotonic()
         self.key = key
         """Requests of equal keys may share a call."""
         self.value: Response | None = None

@@ -63,6 +63,7 @@ class RuntimeConformance:
         assert rows >= 3 or not model.signature.batched
         assert model.platform
         assert model.lanes >= 0
+        assert isinstance(model.inline, bool)
 
     def test_the_answers_are_right(self, model: Model, case: RuntimeCase) -> None:
         """Every output, and nothing else, with the datatype, shape and values that belong to it."""

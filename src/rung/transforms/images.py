@@ -174,6 +174,11 @@ def normalize(
 def layout(value: Array, context: dict[str, Any], *, order: str = "CHW") -> Array:
     """Return [H, W, C] as contiguous [C, H, W] (`order="CHW"`) or as it is (`order="HWC"`).
 
+    Args:
+        value: the picture.
+        context: not used.
+        order: `CHW` or `HWC`.
+
     Raises:
         ConfigurationError: another order.
     """

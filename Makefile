@@ -24,7 +24,7 @@ demo: .venv/train.done  ## Train a segmentation model on images, register it, se
 test: .venv/dev.done .venv/train.done  ## Every test but the long ones
 	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
 
-check: .venv/dev.done  ## The fast loop: format, lint, types, layers, unit and architecture tests
+check: .venv/dev.done .venv/train.done  ## The fast loop: format, lint, types, layers, unit and architecture tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ def _mosec(path: Path, port: int, *, workers: int = 1, batch: int = 1) -> list[s
     return [*script, "--address", "127.0.0.1", "--port", str(port), "--workers", str(workers), "--batch", str(batch)]
 
 
-SERVERS = {
+SERVERS: dict[str, Callable[[Path, int], list[str]]] = {
     "rung": _rung,
     "probe": _probe,
     "mosec": lambda path, port: _mosec(path, port, batch=32),

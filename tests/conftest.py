@@ -3,6 +3,11 @@
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says more about what else runs here than about rung.
+settings.register_profile("rung", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("rung")
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """The main job: find images, train, export, register, serve, ask, measure.
 
-    python examples/nuclei/demo.py [--data DIR] [--out DIR] [--port 0] [--quick] [--exit]
+    python examples/nuclei/demo.py [--data DIR] [--out DIR] [--port 0] [--quick | --steps N] [--exit]
 
 On a terminal the server stays up until Ctrl-C; otherwise, and with --exit, the demo ends by itself.
 It exits with 0 when the mean IoU on the fluorescence test images is at least 0.75 and the served answers
@@ -48,6 +48,8 @@ HOME, AWAY = "fluo_256", "stained_256x320"
 KINDS = {HOME: "fluorescence", AWAY: "stained tissue"}
 GOAL = 0.75
 """Mean IoU to reach on the fluorescence test images."""
+STEPS = 480
+"""Of training; with fewer the goal is not judged."""
 CONNECTIONS = 8
 OVERLAY = "image/vnd.rung.overlay+png"
 
@@ -59,6 +61,7 @@ class Demo:
         self.options = options
         self.console = console
         self.out: Path = options.out
+        self.steps: int = options.steps or (120 if options.quick else STEPS)
         self.seconds: dict[str, float] = {}
         self.problems: list[str] = []
 
@@ -119,7 +122,7 @@ def train_network(demo: Demo, data: Dataset) -> Any:
     chosen, validation = data.select(HOME, "train"), data.select(HOME, "val")
     if not chosen or not validation or not data.select(HOME, "test"):
         raise DataError(f"there are no {HOME} images for training, validation and test in {data.where}")
-    steps = 120 if demo.options.quick else 480
+    steps = demo.steps
     demo.say(f"a U-Net on {len(chosen)} {HOME} images, {steps} steps of 8 crops, {torch.get_num_threads()} threads")
     busy = time.process_time()
     with demo.bar(TextColumn("loss {task.fields[loss]:.3f}  val IoU {task.fields[iou]:.3f}")) as bar:
@@ -127,7 +130,7 @@ def train_network(demo: Demo, data: Dataset) -> Any:
 
         def report(progress: model.Progress) -> None:
             bar.update(task, completed=progress.step, loss=progress.loss, iou=progress.iou)
-            if bar.disable and progress.step % (steps // 8) == 0:
+            if bar.disable and progress.step % max(1, steps // 8) == 0:
                 demo.say(f"step {progress.step:4d}  loss {progress.loss:.3f}  val IoU {progress.iou:.3f}")
 
         network = model.train(chosen, validation, steps=steps, report=report)
@@ -210,7 +213,7 @@ def ask(demo: Demo, url: str, path: Path, data: Dataset) -> tuple[dict[str, list
     images = [sample.image for sample in home]
     # Connections, threads and caches are warm before the clock starts.
     load(url, NAME, images, rounds=1)
-    measured = load(url, NAME, images, rounds=2 if demo.options.quick else 15)
+    measured = load(url, NAME, images, rounds=15 if demo.steps >= STEPS else 2)
     demo.say(f"{CONNECTIONS} connections: {len(measured.latencies)} requests in {measured.wall:.1f} s")
     masks = {HOME: measured.masks, AWAY: predict(url, NAME, [sample.image for sample in away])}
     scores = {
@@ -321,7 +324,7 @@ def run(demo: Demo) -> None:
             show(demo, scores, measured)
             picture = write(demo, server.url, data, scores)
         mean = float(np.mean(scores[HOME]))
-        if mean < GOAL and not demo.options.quick:
+        if mean < GOAL and demo.steps >= STEPS:
             demo.problems.append(f"the mean IoU is {mean:.3f}, {GOAL} was to be reached")
         demo.say(f"picture  {_shown(picture)}")
         demo.say(f"figures  {_shown(record(demo, manifest, data, scores, measured))}")
@@ -363,7 +366,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="folder with manifest.csv, images/ and masks/")
     parser.add_argument("--out", type=Path, default=HERE / "out", help="folder for the repository and the results")
     parser.add_argument("--port", type=int, default=0, help="port of the server; 0 lets the kernel choose")
-    parser.add_argument("--quick", action="store_true", help="train for a quarter of the steps; IoU is not judged")
+    parser.add_argument("--quick", action="store_true", help="train for a quarter of the steps; the IoU is not judged")
+    parser.add_argument("--steps", type=int, help=f"steps of training; below {STEPS} the IoU is not judged")
     parser.add_argument("--exit", action="store_true", help="end when done, also on a terminal")
     width = shutil.get_terminal_size((100, 24)).columns
     demo = Demo(parser.parse_args(arguments), Console(width=max(80, width), highlight=False))

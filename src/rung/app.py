@@ -129,6 +129,7 @@ async def _serve(replica: Replica, announce: Callable[[Replica], None]) -> None:
     # A second signal ends it at once.
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.remove_signal_handler(number)
+    opening.cancel()  # a load may take minutes more
     await asyncio.gather(opening, return_exceptions=True)
     await replica.close()
     log.info("stopped", action="stopped")

@@ -4,7 +4,7 @@ An implementation is a class with these methods and a row in `rung.plugins`; it 
 passes the conformance suite of its port in `rung.testing`. None of these knows a concrete engine.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -39,15 +39,15 @@ class Predictor(Protocol):
         3. When it is cancelled, its work is dropped if that has not started.
     """
 
-    async def __call__(self, request: Request) -> Response:
-        """Answer one request."""
+    def __call__(self, request: Request) -> Awaitable[Response]:
+        """Answer one request, when awaited."""
         ...
 
 
 class Awaitee(Protocol):
     """What a hand-driven coroutine may yield: an `asyncio.Future`, or something that acts like one."""
 
-    def add_done_callback(self, callback: Callable[[Any], object], /) -> None:
+    def add_done_callback(self, callback: Callable[[Any], object], /, *, context: Any = ...) -> None:
         """Call `callback(self)` once, when the result is there."""
         ...
 
@@ -196,7 +196,7 @@ class Served(Protocol):
     manifest: Manifest
     platform: str
 
-    async def predict(self, request: Request) -> Response:
+    def predict(self, request: Request) -> Awaitable[Response]:
         """Tensors in, tensors out; a `Predictor`."""
         ...
 

@@ -1,9 +1,9 @@
 """The reference is the code: nothing can be added without a line in docs/reference."""
 
-import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import typer.main
@@ -17,21 +17,12 @@ ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
 
 
-def load_generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def test_pages_are_fresh() -> None:
+    """In a process of its own: what other tests did to the tables must not show."""
+    command = [sys.executable, ROOT / "docs" / "generate.py", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
 
-
-GENERATOR = load_generator()
-
-
-@pytest.mark.parametrize("page", GENERATOR.PAGES)
-def test_page_is_fresh(page: str) -> None:
-    assert GENERATOR.expected(REFERENCE / page) == (REFERENCE / page).read_text(), "run `make docs`"
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}run `make docs`"
 
 
 def test_every_command_is_in_the_reference() -> None:
@@ -51,8 +42,7 @@ def test_every_table_row_says_something() -> None:
     """An empty last cell is a name without a docstring or help text."""
     bare = [
         f"{name}: {line}"
-        for name in GENERATOR.PAGES
-        if name != "exports.md"  # constants say it by their name
+        for name in ("cli.md", "errors.md", "metrics.md", "runtimes.md", "settings.md", "transforms.md")
         for line in (REFERENCE / name).read_text().splitlines()
         if re.search(r"\| +\|$", line)
     ]

@@ -29,7 +29,7 @@ __all__ = ["FileSource", "FolderSource", "RepositorySource", "open_source"]
 _SETTLE = 2.0
 """Seconds without a change after which a folder that nobody commits counts as complete at first sight."""
 
-_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
+_CLASS = re.compile(r"([A-Za-z_]\w*(\.[A-Za-z_]\w*)*|.+\.py):[A-Za-z_]\w*", re.ASCII)
 _log = structlog.get_logger(__name__)
 
 
@@ -217,7 +217,10 @@ class FileSource:
         if isinstance(self._target, Path):
             return companions(self._target) if self._target.exists() else {}
         # The module's file is found by its name: importing it here would run the user's code in the replica.
-        stem = self._search_path.joinpath(*self._target.partition(":")[0].split("."))
+        module = self._target.rpartition(":")[0]
+        if module.endswith(".py"):
+            return {"module": self._search_path / module}
+        stem = self._search_path.joinpath(*module.split("."))
         return {"module": stem.with_suffix(".py"), "package": stem / "__init__.py"}
 
     def fetch(self, version: AspiredVersion) -> Fetched:
@@ -254,8 +257,10 @@ def open_source(target: str, name: str | None, cache: Path) -> Source:
     path = Path(target)
     if not path.exists():
         if _CLASS.fullmatch(target):
-            return FileSource(target, name or name_from(target.partition(":")[2]), Path.cwd())
-        raise ConfigurationError(f"there is no file or folder {target!r}; a Python class is written module:Class")
+            return FileSource(target, name or name_from(target.rpartition(":")[2]), Path.cwd())
+        raise ConfigurationError(
+            f"there is no file or folder {target!r}; a Python class is written module:Class or file.py:Class"
+        )
     if path.is_file():
         try:
             refuse_pickle(path)

@@ -11,7 +11,7 @@ from rung.app import Replica, run
 from rung.catalog.source import open_source
 from rung.domain.errors import ConfigurationError
 from rung.domain.tensors import TensorSpec
-from rung.serving.servable import Servable
+from rung.protocols.describe import curl_example
 from rung.telemetry import configure_logs
 
 __all__ = ["serve"]
@@ -52,7 +52,7 @@ def _for_people(replica: Replica) -> str:
         lines.append(f"\n  {manifest.name} version {manifest.version}  ({servable.platform})")
         lines += [f"    in   {_tensor(spec)}" for spec in manifest.signature.inputs]
         lines += [f"    out  {_tensor(spec)}" for spec in manifest.signature.outputs]
-        lines.append(f"    try  {_example(replica.url, servable)}")
+        lines.append(f"    try  {curl_example(manifest, f'{replica.url}/predict/{manifest.name}')}")
     problems = replica.manager.problems()
     lines += [f"\n  not served: {problem}" for problem in problems]
     return "\n".join(lines)
@@ -62,32 +62,3 @@ def _tensor(spec: TensorSpec) -> str:
     shape = " x ".join("N" if size == -1 else str(size) for size in spec.shape)
     return f"{spec.name}  {spec.datatype}  [{shape}]"
 
-
-def _example(url: str, servable: Servable) -> str:
-    manifest = servable.manifest
-    if "image" in servable.pipeline.accepts:
-        return (
-            f"curl {url}/predict/{manifest.name} --data-binary @picture.png "
-            f"-H 'Content-Type: image/png' -H 'Accept: {servable.pipeline.media[0]}' -o answer.png"
-        )
-    inputs = [
-        {
-            "name": spec.name,
-            "shape": [max(size, 1) for size in spec.shape],
-            "datatype": spec.datatype,
-            "data": _ones(spec),
-        }
-        for spec in manifest.signature.inputs
-    ]
-    body = orjson.dumps({"inputs": inputs}).decode()
-    if len(body) > 400:
-        return f"curl {url}/v2/models/{manifest.name}"
-    return f"curl {url}/v2/models/{manifest.name}/infer -d '{body}'"
-
-
-def _ones(spec: TensorSpec) -> list[Any]:
-    count = 1
-    for size in spec.shape:
-        count *= max(size, 1)
-    one: Any = "text" if spec.datatype == "BYTES" else True if spec.datatype == "BOOL" else 1
-    return [one] * min(count, 1000)

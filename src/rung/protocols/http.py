@@ -111,9 +111,10 @@ class Exchange:
             self.connection.door.refusal(error, self.head)
 
     def _wait_for(self, awaitee: Any) -> None:
-        # What a Task would do: an asyncio future checks that its flag was taken down.
+        # What a Task would do: an asyncio future checks that its flag was taken down. `context=None`
+        # is a future's default, and asks a ticket to call back at once.
         awaitee._asyncio_future_blocking = False
-        awaitee.add_done_callback(self.step)
+        awaitee.add_done_callback(self.step, context=None)
 
 
 class Connection:

@@ -8,13 +8,13 @@ All bookkeeping happens on the event loop, so there is no lock here.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any
 
 import numpy as np
 
-from rung.domain.errors import DeadlineExceeded, ModelError, NotReady, Overloaded
+from rung.domain.errors import Cancelled, DeadlineExceeded, ModelError, NotReady, Overloaded
 from rung.domain.predictions import NEVER, Request, Response
 from rung.domain.tensors import Tensors
 from rung.ports import Model
@@ -62,30 +62,18 @@ class Batcher:
         self._ragged = any(-1 in spec.shape[1:] for spec in signature.inputs)
         self._sole = signature.inputs[0].name if len(signature.inputs) == 1 else None
 
-    async def __call__(self, request: Request) -> Response:
-        """Answer one request.
+    def __call__(self, request: Request) -> Awaitable[Response]:
+        """Answer one request. Not a coroutine itself: a ticket can be awaited, and costs less.
 
         Raises:
             Overloaded: its turn would come after the longest wait allowed, or after its deadline.
-            DeadlineExceeded, ModelError: as they say.
+            DeadlineExceeded, ModelError: as they say, when awaited.
         """
-        self.inflight += 1
-        try:
-            if not self.inline:
-                self._admit(request)
-            if self._batched and request.rows > self.cost.cap:
-                return await self._split(request)
-            ticket = self._enter(request)
-            try:
-                return await ticket
-            finally:
-                if not ticket.settled:
-                    self._give_up(ticket)
-        except Exception as error:
-            self.recorder.failed(error, monotonic() - request.arrived)
-            raise
-        finally:
-            self.release()
+        if not self.inline:
+            self._admit(request)
+        if self._batched and request.rows > self.cost.cap:
+            return self._split(request)
+        return self._enter(request)
 
     def release(self) -> None:
         """Give back a handle that was taken by adding to `inflight`."""
@@ -93,15 +81,16 @@ class Batcher:
         if not self.inflight and self.on_idle is not None:
             self.on_idle()
 
-    def _enter(self, request: Request) -> Ticket:
+    def _enter(self, request: Request, *, counted: bool = True) -> Ticket:
         """Put a request where its turn will come."""
+        self.inflight += 1
         if self.inline:
-            ticket = Ticket(request)
+            ticket = Ticket(request, None, self._abandoned, counted=counted)
             if not self._turn:
                 asyncio.get_running_loop().call_soon(self._run_turn)
             self._turn.append(ticket)
             return ticket
-        ticket = Ticket(request, self._key(request))
+        ticket = Ticket(request, self._key(request), self._abandoned, counted=counted)
         self._queue.push(ticket)
         if request.deadline != NEVER:
             left = max(0.0, request.deadline - monotonic())
@@ -118,20 +107,22 @@ class Batcher:
         """More rows than one call should take: parts, on as many lanes as are free, put together again."""
         size = self.cost.cap
         # All parts are queued before the first is awaited, so that they can run side by side.
-        tickets = [self._enter(_part(request, at, at + size)) for at in range(0, request.rows, size)]
+        tickets = [self._enter(_part(request, at, at + size), counted=False) for at in range(0, request.rows, size)]
         responses: list[Response] = []
         try:
             for ticket in tickets:
                 responses.append(await ticket)  # noqa: PERF401 - a comprehension would hide the order
+        except Exception as error:
+            self.recorder.failed(error, monotonic() - request.arrived)
+            raise
         finally:
             for ticket in tickets:
-                if not ticket.settled:
-                    self._give_up(ticket)
+                ticket.give_up(Cancelled())
         names = responses[0].outputs
         outputs = {name: np.concatenate([one.outputs[name] for one in responses]) for name in names}
-        queued = responses[0].queued
-        computed = max(monotonic() - request.arrived - queued, 0.0)
-        return Response(self.name, self.version, outputs, queued, computed, size)
+        queued, total = responses[0].queued, monotonic() - request.arrived
+        self.recorder.answered(queued, total - queued, total)
+        return Response(self.name, self.version, outputs, queued, total - queued, size)
 
     # --- admission --------------------------------------------------------------------------
 
@@ -149,22 +140,32 @@ class Batcher:
         left = request.deadline - monotonic()
         if wait > self._max_wait or wait + self.cost.estimate(1) > left:
             allowed = min(left, self._max_wait)
-            raise Overloaded(
+            error = Overloaded(
                 f"{self.name} would start this in {wait * 1e3:.0f} ms, and it has {max(allowed, 0.0) * 1e3:.0f} ms",
                 retry_after=max(wait - allowed / 2, self.cost.row()),
             )
+            self.recorder.failed(error, monotonic() - request.arrived)
+            raise error
 
     def _expire(self, ticket: Ticket) -> None:
         if not ticket.settled:
             when = "before its turn came" if ticket.queued else "while it was being computed"
             self._queue.drop(ticket)
-            ticket.settle(None, DeadlineExceeded(f"the deadline of the request passed {when}"))
+            self._fail(ticket, DeadlineExceeded(f"the deadline of the request passed {when}"))
 
-    def _give_up(self, ticket: Ticket) -> None:
-        ticket.settled = True
-        if ticket.timer is not None:
-            ticket.timer.cancel()
+    def _abandoned(self, ticket: Ticket) -> None:
         self._queue.drop(ticket)
+        if ticket.counted:
+            self.recorder.failed(Cancelled(), monotonic() - ticket.request.arrived)
+        self.release()
+
+    def _fail(self, ticket: Ticket, error: Exception) -> None:
+        if ticket.settled:
+            return
+        if ticket.counted:
+            self.recorder.failed(error, monotonic() - ticket.request.arrived)
+        ticket.settle(None, error)
+        self.release()
 
     # --- on the event loop ------------------------------------------------------------------
 
@@ -240,7 +241,7 @@ class Batcher:
             if ticket.settled:
                 continue
             if ticket.request.deadline <= now:
-                ticket.settle(None, DeadlineExceeded("the deadline of the request passed before its turn came"))
+                self._fail(ticket, DeadlineExceeded("the deadline of the request passed before its turn came"))
             else:
                 kept.append(ticket)
         return kept
@@ -263,17 +264,23 @@ class Batcher:
             self.cost.learn(rows, seconds)
         finished = monotonic()
         for ticket, outcome in zip(batch, outcomes, strict=True):
+            if ticket.settled:
+                continue
             if isinstance(outcome, Exception):
-                ticket.settle(None, outcome)
+                self._fail(ticket, outcome)
                 continue
             arrived = ticket.request.arrived
-            answered(started - ticket.entered, seconds, finished - arrived)
+            if ticket.counted:
+                answered(started - ticket.entered, seconds, finished - arrived)
+            self.inflight -= 1
             ticket.settle(Response(name, version, outcome, started - arrived, seconds, rows), None)
+        if not self.inflight and self.on_idle is not None:
+            self.on_idle()
 
     def close(self) -> None:
         """Turn away whatever still waits."""
         for ticket in [*self._turn, *self._queue.clear()]:
-            ticket.settle(None, NotReady(f"{self.name} version {self.version} is going away"))
+            self._fail(ticket, NotReady(f"{self.name} version {self.version} is going away"))
 
 
 def _part(request: Request, start: int, stop: int) -> Request:

@@ -8,7 +8,7 @@ from time import monotonic
 
 import numpy as np
 
-from rung.domain.errors import ModelError, WorkerDied
+from rung.domain.errors import InvalidInput, ModelError, RungError, WorkerDied
 from rung.domain.tensors import Tensors
 from rung.ports import Model
 from rung.serving.ticket import Ticket
@@ -42,13 +42,15 @@ def execute(model: Model, batch: Sequence[Ticket], sole: str | None, threads: in
         outputs = model.predict(inputs, threads)
     except WorkerDied:
         return _each_again(model, batch), 0.0
-    except ModelError as error:
+    except (ModelError, InvalidInput) as error:
         if len(batch) == 1:
             return [error], 0.0
         half = len(batch) // 2
         left, _ = execute(model, batch[:half], sole, threads)
         right, _ = execute(model, batch[half:], sole, threads)
         return left + right, 0.0
+    except RungError as error:
+        return [error] * len(batch), 0.0
     return _share(outputs, batch), monotonic() - started
 
 
@@ -71,7 +73,7 @@ def _each_again(model: Model, batch: Sequence[Ticket]) -> list[Outcome]:
     for ticket in batch:
         try:
             outcomes.extend(_share(model.predict(ticket.request.inputs), [ticket]))
-        except Exception as error:  # noqa: BLE001 - this request's own outcome
+        except RungError as error:
             outcomes.append(error)
     return outcomes
 

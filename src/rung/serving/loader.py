@@ -4,6 +4,7 @@ A failed warm-up is a failed load: whatever goes wrong here leaves nothing behin
 """
 
 from time import monotonic, perf_counter
+
 import msgspec
 import numpy as np
 

@@ -6,16 +6,23 @@ Loading and unloading run in threads; the tables change on the event loop only, 
 """
 
 import asyncio
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from math import inf
+from time import monotonic
+from typing import Any, NoReturn
 
 import msgspec
 import structlog
 
-from rung.domain.errors import NotFound, NotReady, RungError
+from rung.domain.errors import ConfigurationError, NotFound, NotReady, RungError
 from rung.domain.models import AspiredVersion, VersionState, VersionStatus
 from rung.domain.predictions import Statistics
 from rung.ports import LoadOptions, Source
+from rung.serving.background import in_background
 from rung.serving.batcher import Batcher
+from rung.serving.feed import Feed
 from rung.serving.lanes import Lanes
 from rung.serving.loader import Loaded, load
 from rung.serving.policies import Entry, Load, Policy, plan
@@ -25,6 +32,10 @@ __all__ = ["Manager", "ManagerOptions"]
 
 _DRAIN = 60.0
 """Seconds that requests on a version being unloaded may take."""
+_LOADS = 4
+"""Versions being loaded at once: each may need memory and cores for itself."""
+_FORGIVE = 30.0
+"""Seconds after which a version is tried again whose bytes could not be reached."""
 
 
 class ManagerOptions(msgspec.Struct, frozen=True):
@@ -36,6 +47,8 @@ class ManagerOptions(msgspec.Struct, frozen=True):
     objective: float = 0.0
     max_wait: float = 5.0
     poll_seconds: float = 0.5
+    empty_seconds: float = 5.0
+    """How long a source that offered versions has to offer none until they are unloaded."""
 
 
 class _Record:
@@ -46,6 +59,9 @@ class _Record:
         self.state = VersionState.START
         self.reason = ""
         self.failures = 0
+        self.forgiven_at = inf
+        """When its failures are forgotten: they may not have been its own."""
+        self.loading: asyncio.Task[None] | None = None
         self.servable: Servable | None = None
         self.lanes: Lanes | None = None
 
@@ -54,33 +70,53 @@ class Manager:
     """`ports.Directory` over the versions that this process holds."""
 
     def __init__(self, sources: list[Source], options: ManagerOptions) -> None:
-        self._sources = sources
+        self._feeds = [Feed(source, options.empty_seconds) for source in sources]
         self._options = options
         self._records: dict[AspiredVersion, _Record] = {}
         self._origin: dict[AspiredVersion, Source] = {}
         self._latest: dict[str, Servable] = {}
         self._exact: dict[tuple[str, int], Servable] = {}
+        self._owed: set[str] = set()
+        """Models that have to answer for this process to be ready: those there were at the start, and
+        those that have answered since. A new one that loads, or fails to, is no reason to leave."""
         self._work: set[asyncio.Task[None]] = set()
+        self._loads = asyncio.Semaphore(_LOADS)
         self._watch: asyncio.Task[None] | None = None
+        self._read = False
+        """Whether the sources have said what there is."""
         self._draining = False
+        self._closed = False
         self._pool = ThreadPoolExecutor(max(options.lanes, 1), thread_name_prefix="rung-transforms")
         self._log = structlog.get_logger("rung.serving")
 
     # --- life -------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Load what the sources say now, then keep watching them. Returns when the first loads have ended."""
+        """Load what the sources say now, then keep watching them. Returns when the first loads have ended.
+
+        Raises:
+            ConfigurationError: two sources offer a model of the same name.
+            RungError: a source cannot be read.
+        """
         await self._turn()
+        if not self._records:
+            # A folder that is still being copied is offered once it has held still.
+            await asyncio.sleep(min(self._options.poll_seconds, 0.25))
+            await self._turn()
+        self._owed |= {version.name for version in self._records}
+        self._read = True
         while self._work:
             await asyncio.wait(self._work)
             await self._turn()
         self._watch = asyncio.get_running_loop().create_task(self._follow())
 
     async def close(self) -> None:
-        """Unload everything. Call after the doors have drained."""
-        self._draining = True
+        """Unload everything, and give up what is still being loaded. Call after the doors have drained."""
+        self._draining = self._closed = True
+        for task in [self._watch, *(record.loading for record in self._records.values())]:
+            if task is not None:
+                task.cancel()
         if self._watch is not None:
-            self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
         await asyncio.gather(*self._work, return_exceptions=True)
         await asyncio.gather(*(self._unload(r) for r in self._records.values() if r.servable is not None))
@@ -96,15 +132,15 @@ class Manager:
             try:
                 await self._turn()
             except Exception as error:  # noqa: BLE001 - the reconcile loop outlives a bad turn
-                self._log.warning("the repository could not be read", action="poll_failed", reason=str(error))
+                self._log.warning("the models were left as they are", action="turn_failed", reason=str(error))
 
     async def _turn(self) -> None:
         """Observe, plan, act."""
-        aspired: list[AspiredVersion] = []
-        for source in self._sources:
-            found = await asyncio.to_thread(source.poll)
-            self._origin.update(dict.fromkeys(found, source))
-            aspired += found
+        aspired = await self._observe()
+        now = monotonic()
+        for known in self._records.values():
+            if known.forgiven_at <= now:
+                known.failures, known.forgiven_at = 0, inf
         entries = [Entry(r.version, r.state, r.failures) for r in self._records.values()]
         for action in plan(aspired, entries, self._options.policy):
             record = self._records.get(action.version)
@@ -112,17 +148,34 @@ class Manager:
                 record = self._records[action.version] = _Record(action.version)
             if isinstance(action, Load):
                 record.state, record.reason = VersionState.LOADING, ""
-                self._spawn(self._load(record))
+                record.loading = self._spawn(self._load(record))
             else:
                 record.state = VersionState.UNLOADING
                 self._publish()
                 self._spawn(self._unload(record))
         self._forget(set(aspired))
+        self._owed &= {version.name for version in aspired}
 
-    def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
+    async def _observe(self) -> list[AspiredVersion]:
+        """What all sources want, each model from one of them."""
+        aspired: list[AspiredVersion] = []
+        owner: dict[str, Feed] = {}
+        for feed in self._feeds:
+            for version in await in_background(feed.read):
+                if owner.setdefault(version.name, feed) is not feed:
+                    raise ConfigurationError(
+                        f"two of the things to serve are called {version.name!r}: serve one of them under "
+                        "another name, or put both into one repository as two versions"
+                    )
+                self._origin[version] = feed.source
+                aspired.append(version)
+        return aspired
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._work.add(task)
         task.add_done_callback(self._work.discard)
+        return task
 
     def _forget(self, aspired: set[AspiredVersion]) -> None:
         """Drop ended versions that nobody offers any more, so that the tables do not grow for ever."""
@@ -131,19 +184,31 @@ class Manager:
             self._origin.pop(version, None)
 
     async def _load(self, record: _Record) -> None:
-        version, options = record.version, self._options
+        version = record.version
         try:
-            loaded = await asyncio.to_thread(load, self._origin[version], version, options.load, options.objective)
+            async with self._loads:
+                loaded = await in_background(self._bring_up, version)
         except RungError as error:
-            self._failed(record, str(error))
+            # Raised from another error, it is about reaching the bytes and not about the bytes.
+            self._failed(record, str(error), own=not isinstance(error.__cause__, OSError | NotReady))
             return
         except Exception as error:  # noqa: BLE001 - a version that cannot load must not stop the others
             self._log.error("a load failed unexpectedly", action="load_failed", exc_info=error)
             self._failed(record, f"{type(error).__name__}: {error}")
             return
+        finally:
+            record.loading = None
         self._adopt(record, loaded)
+        self._owed.add(version.name)
         self._publish()
         self._log.info("a version is available", action="available", model=version.name, version=version.version)
+
+    def _bring_up(self, version: AspiredVersion) -> Loaded:
+        loaded = load(self._origin[version], version, self._options.load, self._options.objective)
+        if self._closed:
+            loaded.model.close()
+            raise NotReady("the server is going away")
+        return loaded
 
     def _adopt(self, record: _Record, loaded: Loaded) -> None:
         version, options, model = record.version, self._options, loaded.model
@@ -159,9 +224,12 @@ class Manager:
         record.servable = Servable(loaded.manifest, version.digest, model, batcher, loaded.pipeline, self._pool)
         record.state, record.reason = VersionState.AVAILABLE, ""
 
-    def _failed(self, record: _Record, reason: str) -> None:
+    def _failed(self, record: _Record, reason: str, *, own: bool = True) -> None:
         record.state, record.reason = VersionState.END, reason
         record.failures += 1
+        # Not where trying again would take the version that answers off the stage each time.
+        if not own and self._options.policy.swap == "availability":
+            record.forgiven_at = monotonic() + _FORGIVE
         self._log.error(
             "a version was refused",
             action="refused",
@@ -180,13 +248,14 @@ class Manager:
         if batcher.inflight:
             idle = asyncio.Event()
             batcher.on_idle = idle.set
-            await asyncio.wait([asyncio.get_running_loop().create_task(idle.wait())], timeout=_DRAIN)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(idle.wait(), _DRAIN)
         batcher.close()
         record.servable = record.lanes = None
         record.state, record.reason = VersionState.END, "unloaded"
         if lanes is not None:
-            await asyncio.to_thread(lanes.close)
-        await asyncio.to_thread(servable.model.close)
+            await in_background(lanes.close)
+        await in_background(servable.model.close)
         self._log.info(
             "a version was unloaded", action="unloaded", model=record.version.name, version=record.version.version
         )
@@ -207,16 +276,18 @@ class Manager:
         """The version that answers."""
         servable = self._latest.get(name) if version is None else self._exact.get((name, version))
         if servable is None:
-            self._explain(name, version)
-        return servable  # type: ignore[return-value]
+            self._refuse(name, version)
+        return servable
 
-    def _explain(self, name: str, version: int | None) -> None:
+    def _refuse(self, name: str, version: int | None) -> NoReturn:
         records = [r for r in self._records.values() if r.version.name == name and version in (None, r.version.version)]
         if any(r.state in (VersionState.START, VersionState.LOADING) for r in records):
             raise NotReady(f"model {name!r} is being loaded")
-        refused = [r for r in records if r.reason and r.reason != "unloaded"]
+        refused = [r for r in records if r.failures]
         if refused:
             raise NotReady(f"model {name!r} version {refused[-1].version.version} is not served: {refused[-1].reason}")
+        if version is None and name in self._owed:
+            raise NotReady(f"model {name!r} is between two versions")
         if version is not None and name in self._latest:
             raise NotFound(f"model {name!r} has no version {version} here; there are {self.versions(name)}")
         raise NotFound(f"unknown model {name!r}; there are {sorted(self._latest) or 'none'}")
@@ -225,7 +296,7 @@ class Manager:
         """Versions that can answer."""
         found = sorted(version for model, version in self._exact if model == name)
         if not found:
-            self._explain(name, None)
+            self._refuse(name, None)
         return found
 
     def statuses(self) -> list[VersionStatus]:
@@ -254,17 +325,15 @@ class Manager:
 
     def ready(self) -> bool:
         """Whether every model answers that should."""
-        names = {r.version.name for r in self._records.values()}
-        return not self._draining and bool(names) and names <= self._latest.keys()
+        return not self._draining and bool(self._owed) and self._owed <= self._latest.keys()
 
     def problems(self) -> list[str]:
         """What keeps this process from being ready, in words."""
         if self._draining:
             return ["the server is draining"]
-        waiting = sorted({r.version.name for r in self._records.values()} - self._latest.keys())
-        return [f"{name}: {self._reason(name)}" for name in waiting] or (
-            [] if self._records else ["no model was found"]
-        )
+        if not self._owed:
+            return ["no model was found" if self._read else "the models are being looked for"]
+        return [f"{name}: {self._reason(name)}" for name in sorted(self._owed - self._latest.keys())]
 
     def _reason(self, name: str) -> str:
         reasons = [r.reason or r.state.name.lower() for r in self._records.values() if r.version.name == name]

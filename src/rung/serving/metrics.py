@@ -40,14 +40,10 @@ def _times(recorders: list[Recorder]) -> Iterator["Metric"]:
     for part, help_text in parts.items():
         family = HistogramMetricFamily(f"rung_{part}_duration_seconds", help_text, labels=_LABELS)
         for recorder in recorders:
-            counts, total = {
-                "request": (recorder.total, recorder.total_sum),
-                "queue": (recorder.queue, recorder.queue_sum),
-                "compute": (recorder.compute, recorder.compute_sum),
-            }[part]
+            histogram = {"request": recorder.total, "queue": recorder.queue, "compute": recorder.compute}[part].fold()
             bounds = [*(repr(bound) for bound in BOUNDS), "+Inf"]
-            buckets = list(zip(bounds, accumulate(counts), strict=True))
-            family.add_metric(_labels(recorder), buckets, total)
+            buckets = list(zip(bounds, accumulate(histogram.counts), strict=True))
+            family.add_metric(_labels(recorder), buckets, histogram.sum)
         yield family
 
 

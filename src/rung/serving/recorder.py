@@ -1,29 +1,64 @@
 """Counts and true histograms of one model version. Plain integers: the event loop is the only writer."""
 
-from bisect import bisect_left
 from time import time
+
+import numpy as np
 
 from rung.domain.predictions import Statistics, Timing
 
-__all__ = ["BOUNDS", "Recorder"]
+__all__ = ["BOUNDS", "Histogram", "Recorder"]
+
+_FOLD = 4096
 
 BOUNDS = (*(base * 10.0**power for power in range(-5, 1) for base in (1.0, 2.5, 5.0)), 10.0, 25.0, 60.0)
 """Upper bounds of the buckets in seconds, 10 us to a minute."""
 
 
+class Histogram:
+    """Durations in buckets. Values are kept as they come and sorted in when somebody looks, or at 4,096."""
+
+    __slots__ = ("_fresh", "counts", "sum")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BOUNDS) + 1)
+        """Per bucket, not cumulated."""
+        self.sum = 0.0
+        self._fresh: list[float] = []
+
+    def add(self, seconds: float) -> None:
+        """Count one duration."""
+        self._fresh.append(seconds)
+        if len(self._fresh) >= _FOLD:
+            self.fold()
+
+    def fold(self) -> "Histogram":
+        """Sort in what came since the last time."""
+        fresh, self._fresh = self._fresh, []
+        if fresh:
+            buckets = np.bincount(np.searchsorted(BOUNDS, fresh), minlength=len(self.counts))
+            self.counts = (np.asarray(self.counts) + buckets).tolist()
+            self.sum += float(np.sum(fresh))
+        return self
+
+    def timing(self) -> Timing:
+        """Count and sum."""
+        self.fold()
+        return Timing(sum(self.counts), int(self.sum * 1e9))
+
+
 class Recorder:
     """What one version has answered since it was loaded."""
 
-    __slots__ = ("compute", "compute_sum", "queue", "queue_sum", "statistics", "total", "total_sum")
+    __slots__ = ("compute", "queue", "statistics", "total")
 
     def __init__(self, name: str, version: int) -> None:
         self.statistics = Statistics(name=name, version=version)
-        self.total = [0] * (len(BOUNDS) + 1)
-        self.total_sum = 0.0
-        self.queue = [0] * (len(BOUNDS) + 1)
-        self.queue_sum = 0.0
-        self.compute = [0] * (len(BOUNDS) + 1)
-        self.compute_sum = 0.0
+        self.total = Histogram()
+        """From the arrival of a request to its answer."""
+        self.queue = Histogram()
+        """From its place in the queue to the start of its model call."""
+        self.compute = Histogram()
+        """The model call that it was part of."""
 
     def call(self, rows: int, seconds: float, reason: str) -> None:
         """A model call of `rows` rows took so long and was released for this reason."""
@@ -40,12 +75,9 @@ class Recorder:
 
     def answered(self, queued: float, computed: float, total: float) -> None:
         """A request got its answer; seconds in the queue, in the model, and in all since it arrived."""
-        self.total[bisect_left(BOUNDS, total)] += 1
-        self.total_sum += total
-        self.queue[bisect_left(BOUNDS, queued)] += 1
-        self.queue_sum += queued
-        self.compute[bisect_left(BOUNDS, computed)] += 1
-        self.compute_sum += computed
+        self.total.add(total)
+        self.queue.add(queued)
+        self.compute.add(computed)
 
     def failed(self, error: Exception, total: float) -> None:
         """A request got an error."""
@@ -57,8 +89,7 @@ class Recorder:
     def read(self) -> Statistics:
         """The statistics as of now."""
         statistics = self.statistics
-        count = sum(self.total)
-        statistics.success = Timing(count, int(self.total_sum * 1e9))
-        statistics.queue = Timing(count, int(self.queue_sum * 1e9))
-        statistics.compute = Timing(count, int(self.compute_sum * 1e9))
+        statistics.success = self.total.timing()
+        statistics.queue = self.queue.timing()
+        statistics.compute = self.compute.timing()
         return statistics

@@ -5,21 +5,27 @@ from collections.abc import Callable, Generator
 from time import monotonic
 from typing import Any
 
+from rung.domain.errors import Cancelled
 from rung.domain.predictions import Request, Response
 
 __all__ = ["Ticket"]
 
 
+_SOON: Any = object()
+
+
 class Ticket:
     """A request in the batcher and, to whoever awaits it, the future of its response.
 
-    The door drives its coroutines by hand and is called back at once; an asyncio Task, which may
-    await a ticket too, is woken in a turn of its own.
+    The door drives its coroutines by hand and asks to be called back at once; asyncio's own tasks,
+    which may await a ticket too, are woken in a turn of their own.
     """
 
     __slots__ = (
+        "_abandon",
         "_asyncio_future_blocking",
         "_callback",
+        "counted",
         "entered",
         "error",
         "key",
@@ -30,8 +36,19 @@ class Ticket:
         "value",
     )
 
-    def __init__(self, request: Request, key: Any = None) -> None:
+    def __init__(
+        self,
+        request: Request,
+        key: Any = None,
+        abandon: Callable[["Ticket"], None] | None = None,
+        *,
+        counted: bool = True,
+    ) -> None:
         self.request = request
+        self._abandon = abandon
+        """Called after whoever waited gave up before there was an answer."""
+        self.counted = counted
+        """A request of its own, not a part of one."""
         self.entered = monotonic()
         self.key = key
         """Requests of equal keys may share a call."""
@@ -48,7 +65,11 @@ class Ticket:
     def __await__(self) -> Generator["Ticket", None, Response]:
         if not self.settled:
             self._asyncio_future_blocking = True
-            yield self
+            try:
+                yield self
+            finally:
+                if not self.settled:
+                    self.give_up(Cancelled())
         return self.result()
 
     def result(self) -> Response:
@@ -71,13 +92,35 @@ class Ticket:
             self._callback = None
             callback(self)
 
-    def add_done_callback(self, callback: Callable[[Any], object], *, context: Any = None) -> None:
-        """Call `callback(self)` when settled; with a `context`, as a Task passes it, in a turn of its own."""
+    def give_up(self, error: BaseException) -> None:
+        """Nobody waits any more."""
+        if not self.settled:
+            self.settle(None, error)
+            if self._abandon is not None:
+                self._abandon(self)
+
+    def add_done_callback(self, callback: Callable[[Any], object], *, context: Any = _SOON) -> None:
+        """Call `callback(self)` when settled: at once where `context` is None, else in a turn of its own."""
         if context is None:
             self._callback = callback
         else:
             loop = asyncio.get_running_loop()
-            self._callback = lambda ticket: loop.call_soon(callback, ticket, context=context)
+            chosen = None if context is _SOON else context
+            self._callback = lambda ticket: loop.call_soon(callback, ticket, context=chosen)
+
+    # --- what asyncio's gather, wait and Task ask of a future ---------------------------------
+
+    def done(self) -> bool:
+        """Whether it is settled."""
+        return self.settled
+
+    def cancelled(self) -> bool:
+        """Whether a Task that awaited this was cancelled."""
+        return isinstance(self.error, asyncio.CancelledError)
+
+    def exception(self) -> BaseException | None:
+        """The error, if that is how it was settled."""
+        return self.error
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         """The loop it belongs to; a Task asks."""
@@ -87,5 +130,5 @@ class Ticket:
         """A Task that awaits this was cancelled."""
         if self.settled:
             return False
-        self.settle(None, asyncio.CancelledError(msg))
+        self.give_up(asyncio.CancelledError(msg))
         return True

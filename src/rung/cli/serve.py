@@ -61,4 +61,3 @@ def _for_people(replica: Replica) -> str:
 def _tensor(spec: TensorSpec) -> str:
     shape = " x ".join("N" if size == -1 else str(size) for size in spec.shape)
     return f"{spec.name}  {spec.datatype}  [{shape}]"
-

@@ -13,6 +13,9 @@ _FREE = 1 << 20
 _RATIO = 100
 """Beyond that, how much larger than what came in the result may be."""
 
+_LONGEST = 1 << 20
+"""Larger replies go out as they are: compressing happens on the event loop, at some 100 MB a second."""
+
 
 def decompress(body: bytes, coding: bytes, limit: int) -> bytes:
     """Undo one content coding.
@@ -47,8 +50,8 @@ def decompress(body: bytes, coding: bytes, limit: int) -> bytes:
 
 
 def worth_compressing(media: bytes, size: int) -> bool:
-    """Whether gzip can pay: text of more than one packet, never pictures."""
-    return size >= 1400 and (media.startswith((b"application/json", b"text/")) or media == b"application/octet-stream")
+    """Whether gzip can pay: text of more than one packet, never pictures, nothing that would hold up the others."""
+    return 1400 <= size <= _LONGEST and (media.startswith((b"application/json", b"text/")) or media == b"application/octet-stream")
 
 
 def compress(body: bytes) -> bytes:

@@ -5,6 +5,7 @@ line are the same, so it is immutable but for `memo`, in which an endpoint may k
 from the head alone (the accepted media type, the model's name, the header length).
 """
 
+import re
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
@@ -13,6 +14,9 @@ import msgspec
 from rung.domain.errors import NotFound
 
 __all__ = ["Endpoint", "Head", "Reply", "Route"]
+
+_GZIP = re.compile(rb"(?:^|,)\s*gzip\s*(?:,|$|;(?!\s*q\s*=\s*0(?:\.0*)?\s*(?:,|$)))")
+"""`gzip` among the codings accepted, but not with the weight 0, which forbids it."""
 
 
 class Head:
@@ -59,7 +63,7 @@ class Head:
         self.errors: Callable[[Exception], Reply] | None = None
         self.coding = headers.get(b"content-encoding", b"").lower()
         """Of the body as it came; the endpoint sees it decoded."""
-        self.accepts_gzip = b"gzip" in headers.get(b"accept-encoding", b"")
+        self.accepts_gzip = _GZIP.search(headers.get(b"accept-encoding", b"").lower()) is not None
         self.memo: Any = None
 
 

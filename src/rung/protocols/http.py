@@ -8,6 +8,7 @@ Two rules make it fast and keep it right, beside those of `reader`:
 """
 
 from collections import deque
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,6 +28,8 @@ __all__ = ["Connection", "Door", "Exchange"]
 _LINGER_BYTES = 64 << 10
 """What is still read, and thrown away, after a refusal: closing at once would reset the reply away."""
 _LINGER_SECONDS = 2.0
+_DRAIN_IDLE_SECONDS = 1.0
+"""How long a connection may wait for its next request while the door drains."""
 _JOIN = 4096
 """Bodies below this many bytes are joined to their head: one copy is cheaper than a second buffer."""
 
@@ -88,10 +91,15 @@ class Exchange:
         self._wait_for(awaitee)
         return False
 
-    def step(self, _: Any) -> None:
+    def step(self, awaited: Any) -> None:
         """Go on after what was awaited is there."""
+        coroutine = self._coroutine
+        if coroutine is None:
+            if not awaited.cancelled():
+                awaited.exception()  # nobody is left to hear of it; asyncio complains of errors that nobody took
+            return
         try:
-            awaitee = self._coroutine.send(None)
+            awaitee = coroutine.send(None)
         except StopIteration as stop:
             self.reply = stop.value
         except Exception as error:  # noqa: BLE001 - the request boundary
@@ -103,8 +111,10 @@ class Exchange:
 
     def cancel(self) -> None:
         """The caller left: unwind the endpoint, so that work that has not started never does."""
+        # Forgotten first: what is awaited settles on the way out, and calls back.
+        coroutine, self._coroutine = self._coroutine, None
         try:
-            self._coroutine.throw(Cancelled("the caller closed the connection"))
+            coroutine.throw(Cancelled("the caller closed the connection"))
         except (StopIteration, RungError):
             pass
         except Exception as error:  # noqa: BLE001 - the request boundary
@@ -120,7 +130,7 @@ class Exchange:
 class Connection:
     """An `asyncio.Protocol`."""
 
-    __slots__ = ("_due", "_exchanges", "_linger", "_paused", "_received", "_stopped", "door", "reader", "transport")
+    __slots__ = ("_due", "_exchanges", "_linger", "_paused", "_stopped", "_unsent", "door", "reader", "transport")
 
     def __init__(self, door: Door) -> None:
         self.door = door
@@ -132,9 +142,10 @@ class Connection:
         self._paused = False
         """The peer does not take its replies as fast as they come."""
         self._linger = _LINGER_BYTES
-        self._received = 0
+        self._unsent = 0
+        """Bytes of replies that the peer had not taken when last looked at."""
         self._due = 0.0
-        """When the peer must have moved on; 0 leaves it to the next sweep to say."""
+        """When the peer must have moved on; 0 leaves it to the next sweep to say. Bytes that move put it off."""
 
     # --- asyncio.Protocol -------------------------------------------------------------------
 
@@ -163,7 +174,7 @@ class Connection:
         """The peer reads too slowly: stop reading from it, and judge its rate."""
         self._paused = True
         self._throttle()
-        self._due = monotonic() + self.door.settings.body_seconds
+        self._judge_replies()
 
     def resume_writing(self) -> None:
         """The peer caught up."""
@@ -174,9 +185,9 @@ class Connection:
     def data_received(self, data: bytes) -> None:
         """Take in bytes; after a refusal throw a bounded number of them away."""
         if self._stopped:
+            # Enough is left in the kernel's buffers then; closing at once would reset the reply away.
             self._linger -= len(data)
-            if self._linger < 0 and self.transport is not None:
-                self.transport.abort()
+            self._throttle()
             return
         reader = self.reader
         began_idle, had_head = reader.idle, reader.head
@@ -187,12 +198,11 @@ class Connection:
             return
         if reader.idle:
             return
-        self._received += len(data)
         if began_idle or reader.head is not had_head:
             # A new phase of a message: its head has to come, or its body at a decent rate.
-            settings = self.door.settings
-            self._received = 0
-            self._due = monotonic() + (settings.head_seconds if reader.head is None else settings.body_seconds)
+            self._due = monotonic() + self._allowance()
+        elif reader.head is not None and self._due:
+            self._put_off(monotonic(), len(data))
 
     # --- answering --------------------------------------------------------------------------
 
@@ -260,9 +270,9 @@ class Connection:
     def _finish(self) -> None:
         """Close our side; the peer's last bytes are read away for a moment, so that no reset eats the reply."""
         self._stopped = True
-        self._due = monotonic() + _LINGER_SECONDS
         if self.transport is None:
             return
+        self._judge_replies()
         if self.reader.idle:
             self.transport.close()
         elif self.transport.can_write_eof():
@@ -275,7 +285,7 @@ class Connection:
         transport = self.transport
         if transport is None or transport.is_closing():
             return
-        full = self._paused or len(self._exchanges) >= self.door.settings.max_pipelined
+        full = self._paused or self._linger < 0 or len(self._exchanges) >= self.door.settings.max_pipelined
         if full and transport.is_reading():
             transport.pause_reading()
         elif not full and not transport.is_reading():
@@ -283,22 +293,39 @@ class Connection:
 
     def hasten(self) -> None:
         """The door drains: what waits for a next request waits no longer."""
-        self._due = min(self._due, monotonic() + 1.0)
+        if self.reader.idle and not self._exchanges and not self._stopped:
+            self._due = min(self._due or inf, monotonic() + self._allowance())
 
     def overdue(self, now: float) -> bool:
         """Whether this peer has to go; asked about once a second."""
-        settings, reader = self.door.settings, self.reader
-        if self._paused:
-            return now > self._due
+        if (self._paused or self._stopped) and self.transport is not None:
+            unsent = self.transport.get_write_buffer_size()
+            if unsent:
+                self._put_off(now, self._unsent - unsent)
+                self._unsent = unsent
+                return now > self._due
         if self._exchanges:
             return False  # we owe the peer a reply
         if self._due == 0.0:
             # Set here and not per reply, since most connections send their next request long before.
-            self._due = now + (1.0 if self.door.draining else settings.idle_seconds)
-        if now <= self._due:
-            return False
-        if self._stopped or reader.idle or reader.head is None:
-            return True
-        slow = self._received < settings.min_rate * settings.body_seconds
-        self._received, self._due = 0, now + settings.body_seconds
-        return slow
+            self._due = now + self._allowance()
+        return now > self._due
+
+    def _allowance(self) -> float:
+        """Seconds that the peer has for what it has to do next."""
+        settings, reader = self.door.settings, self.reader
+        if self._stopped:
+            return _LINGER_SECONDS
+        if reader.idle:
+            return _DRAIN_IDLE_SECONDS if self.door.draining else settings.idle_seconds
+        return settings.head_seconds if reader.head is None else settings.body_seconds
+
+    def _put_off(self, now: float, moved: int) -> None:
+        """The peer moved so many bytes: each buys its share of a second, and nobody saves up."""
+        settings = self.door.settings
+        self._due = min(now + settings.body_seconds, self._due + max(0, moved) / settings.min_rate)
+
+    def _judge_replies(self) -> None:
+        """From now on the peer has to take what it is sent."""
+        unsent = self._unsent = 0 if self.transport is None else self.transport.get_write_buffer_size()
+        self._due = monotonic() + (self.door.settings.body_seconds if unsent else self._allowance())

@@ -95,6 +95,8 @@ class RequestReader:
         self._candidate: bytes | None = None
         self._first: Head | None = None
         self._owed = 0
+        self._waiting = 0
+        """Bytes since the last that brought the message forward."""
         self.on_message_begin()
         self.idle = True
 
@@ -109,11 +111,8 @@ class RequestReader:
             if not data or self.stopped:
                 return
             self._expect(data)
-        elif self.head is None:
-            # The parser keeps an unfinished header line to itself, so its length is counted here.
+        else:
             self._waiting += len(data)
-            if self._waiting > self._settings.max_head:
-                raise status.HeadTooLarge
         if self._owed:
             self._collect(data)
             return
@@ -129,6 +128,9 @@ class RequestReader:
             raise
         except httptools.HttpParserError as error:
             raise InvalidInput(f"this is not valid HTTP/1.1: {error}") from None
+        if self._waiting > self._settings.max_head and not self.idle:
+            # The parser keeps an unfinished header or trailer line to itself and skips extensions of chunks.
+            raise status.HeadTooLarge
         self._remember()
 
     def _take_known(self, data: bytes) -> bytes:
@@ -182,7 +184,7 @@ class RequestReader:
         self._count = 0
         self._head_size = 0
         self._waiting = 0
-        self._body: list[bytes] = []
+        self._body: bytes | bytearray = b""
         self._body_size = 0
 
     def on_url(self, url: bytes) -> None:
@@ -207,6 +209,7 @@ class RequestReader:
     def on_headers_complete(self) -> None:
         """Everything before the body is there: refuse here what must be refused unread."""
         head = self.head = self._read_head()
+        self._waiting = 0
         if self._first is None:
             self._first = head
         if head.length > self._settings.max_body:
@@ -219,10 +222,11 @@ class RequestReader:
 
     def on_body(self, data: bytes) -> None:
         """A piece of the body."""
+        self._waiting = 0
         self._body_size += len(data)
         if self._body_size > self._settings.max_body:
             raise TooLarge(f"the body is over the limit of {self._settings.max_body} bytes")
-        self._body.append(data)
+        self._add(data)
 
     def on_message_complete(self) -> None:
         """The request is whole, unless it asked for an upgrade: then the parser leaves its body to us."""
@@ -277,14 +281,23 @@ class RequestReader:
         if self._owed < 0:
             raise InvalidInput("a chunked body and an upgrade do not go together here")
         if self._owed and self.head is not None:
-            self._body.append(data[: self._owed])
-            self._owed -= len(self._body[-1])
+            piece = data[: self._owed]
+            self._add(piece)
+            self._owed -= len(piece)
             if not self._owed:
                 self._complete(self.head)
 
+    def _add(self, data: bytes) -> None:
+        """Keep a piece of the body: in one buffer, since a list of tiny pieces takes many times their size."""
+        if not self._body:
+            self._body = data
+            return
+        if isinstance(self._body, bytes):
+            self._body = bytearray(self._body)
+        self._body += data
+
     def _complete(self, head: Head) -> None:
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body = []
+        body, self._body = bytes(self._body), b""
         self.idle = True
         if not self._on_request(head, body):
             self.stopped = True

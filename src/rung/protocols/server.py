@@ -1,6 +1,7 @@
 """The listening side of the door: connections, time limits, drain, and what they have in common."""
 
 import asyncio
+import resource
 import socket
 from email.utils import formatdate
 from time import monotonic
@@ -19,6 +20,8 @@ from rung.settings import DoorSettings
 __all__ = ["HttpServer"]
 
 _PREFIXES = 1024
+_OTHER_FILES = 512
+"""File descriptors for whatever is no connection."""
 
 
 class HttpServer:
@@ -58,6 +61,7 @@ class HttpServer:
             ConfigurationError: the address or port cannot be had.
         """
         loop = asyncio.get_running_loop()
+        _allow_files(self.settings.max_connections + _OTHER_FILES)
         try:
             self._listener = await loop.create_server(
                 lambda: Connection(self),  # type: ignore[arg-type, return-value]
@@ -162,3 +166,11 @@ class HttpServer:
             if connection.transport is not None:
                 connection.transport.abort()
         self._sweeper = asyncio.get_running_loop().call_later(1.0 if not self.draining else 0.25, self._sweep)
+
+
+def _allow_files(wanted: int) -> None:
+    """Each connection is a file, and many systems start a process with 1,024: ask for as many as may be had."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))

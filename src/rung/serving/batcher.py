@@ -81,16 +81,16 @@ class Batcher:
         if not self.inflight and self.on_idle is not None:
             self.on_idle()
 
-    def _enter(self, request: Request, *, counted: bool = True) -> Ticket:
+    def _enter(self, request: Request, counted: bool = True) -> Ticket:
         """Put a request where its turn will come."""
         self.inflight += 1
         if self.inline:
-            ticket = Ticket(request, None, self._abandoned, counted=counted)
+            ticket = Ticket(request, monotonic(), self._abandoned, None, counted)
             if not self._turn:
                 asyncio.get_running_loop().call_soon(self._run_turn)
             self._turn.append(ticket)
             return ticket
-        ticket = Ticket(request, self._key(request), self._abandoned, counted=counted)
+        ticket = Ticket(request, monotonic(), self._abandoned, self._key(request), counted)
         self._queue.push(ticket)
         if request.deadline != NEVER:
             left = max(0.0, request.deadline - monotonic())

@@ -7,11 +7,12 @@ from time import monotonic, perf_counter
 
 import msgspec
 import numpy as np
+import structlog
 
 from rung.catalog.golden import compare_golden, make_inputs, unpack_golden
 from rung.domain.errors import BundleError, ModelError
 from rung.domain.models import AspiredVersion, Manifest
-from rung.domain.tensors import Signature, Tensors, TensorSpec
+from rung.domain.tensors import Array, Signature, Tensors, TensorSpec
 from rung.plugins import RUNTIMES, resolve
 from rung.ports import Fetched, LoadOptions, Model, Source
 from rung.serving.cost import CostModel
@@ -21,6 +22,7 @@ __all__ = ["Loaded", "load"]
 
 _BUDGET = 0.15
 """Seconds that measuring costs may take beyond the first call: cold start counts."""
+_log = structlog.get_logger("rung.serving")
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -76,17 +78,27 @@ def _warm_up(fetched: Fetched, manifest: Manifest, model: Model, cost: CostModel
             reason = compare_golden(expected, answer, golden)
             if reason is not None:
                 raise BundleError(f"golden example {number} is answered differently than at registration: {reason}")
-        example = examples[0][0] if examples else make_inputs(manifest.signature, count=1)[0]
+        made: list[Tensors] = [inputs for inputs, _ in examples] or make_inputs(manifest.signature)
     else:
-        example = make_inputs(manifest.signature, count=1)[0]
+        made = make_inputs(manifest.signature)
         try:
-            answer = model.predict(example)
+            answer = model.predict(made[0])
         except ModelError as error:
             if any(-1 in spec.shape[1:] for spec in manifest.signature.inputs):
                 return  # the made-up sizes may be what it objects to; the first real request will tell
             raise BundleError(f"it cannot answer a made-up example: {error}") from None
         _refuse_nan(answer)
-    _measure(model, manifest.signature, example, cost, threads)
+    if manifest.signature.batched:
+        made = [{name: array[:1] for name, array in example.items()} for example in made]
+        if _mixes_rows(model, made):
+            _log.warning(
+                "its rows depend on each other or cannot be computed together: each is computed alone",
+                action="not_batched",
+                model=manifest.name,
+                version=manifest.version,
+            )
+            cost.largest = 1
+    _measure(model, manifest.signature, made[0], cost, threads)
 
 
 def _refuse_nan(answer: Tensors) -> None:
@@ -95,9 +107,43 @@ def _refuse_nan(answer: Tensors) -> None:
         raise BundleError("every number that it answers to a made-up example is NaN")
 
 
-def _measure(model: Model, signature: Signature, example: Tensors, cost: CostModel, threads: int) -> None:
+def _mixes_rows(model: Model, rows: list[Tensors]) -> bool:
+    """Whether two rows in one call are answered unlike each alone: a graph can claim a batch and not mean it.
+
+    Such a model would give one caller what depends on another, so it is never given rows of two.
+    """
+    one = rows[0]
+    shapes = {name: array.shape for name, array in one.items()}
+    same = [row for row in rows[1:] if {name: array.shape for name, array in row.items()} == shapes]
+    other = same[0] if same else {name: np.flip(array) for name, array in one.items()}
+    try:
+        alone = [model.predict(one), model.predict(other)]
+    except ModelError:
+        return False  # it does not like what was made up; the first real batch will tell
+    try:
+        both = model.predict({name: np.concatenate([array, other[name]]) for name, array in one.items()})
+    except ModelError:
+        return True
+    if all(
+        array.shape[:1] == (2,) and _close(array[number : number + 1], alone[number][name])
+        for number in (0, 1)
+        for name, array in both.items()
+    ):
+        return False
+    # One that never answers the same twice tells nothing by answering differently.
+    return all(_close(array, alone[0][name]) for name, array in model.predict(one).items())
+
+
+def _close(one: Array, other: Array) -> bool:
+    if one.shape != other.shape:
+        return False
+    if one.dtype.kind != "f":
+        return bool(np.array_equal(one, other))
+    return bool(np.allclose(one, other, rtol=1e-2, atol=1e-3, equal_nan=True))
+
+
+def _measure(model: Model, signature: Signature, row: Tensors, cost: CostModel, threads: int) -> None:
     """Learn what a call costs, in growing batches while that pays and time allows."""
-    row = {name: array[:1] for name, array in example.items()} if signature.batched else example
     until = monotonic() + _BUDGET
     first = _timed(model, row, 1)
     cost.learn(1, first if first > 1e-3 else min(first, *(_timed(model, row, 1) for _ in range(8))))

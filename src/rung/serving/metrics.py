@@ -24,6 +24,8 @@ def collect(servables: Iterable["Servable"]) -> Iterator["Metric"]:
     """Metric families of prometheus-client for these versions."""
     served = list(servables)
     recorders = [one.batcher.recorder for one in served]
+    for recorder in recorders:
+        recorder.read()
     yield from _times(recorders)
     yield from _counts(served)
     yield from _triton(served)
@@ -40,7 +42,7 @@ def _times(recorders: list[Recorder]) -> Iterator["Metric"]:
     for part, help_text in parts.items():
         family = HistogramMetricFamily(f"rung_{part}_duration_seconds", help_text, labels=_LABELS)
         for recorder in recorders:
-            histogram = {"request": recorder.total, "queue": recorder.queue, "compute": recorder.compute}[part].fold()
+            histogram = {"request": recorder.total, "queue": recorder.queue, "compute": recorder.compute}[part]
             bounds = [*(repr(bound) for bound in BOUNDS), "+Inf"]
             buckets = list(zip(bounds, accumulate(histogram.counts), strict=True))
             family.add_metric(_labels(recorder), buckets, histogram.sum)

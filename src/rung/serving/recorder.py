@@ -5,6 +5,7 @@ from time import time
 import numpy as np
 
 from rung.domain.predictions import Statistics, Timing
+from rung.domain.tensors import Array
 
 __all__ = ["BOUNDS", "Histogram", "Recorder"]
 
@@ -15,41 +16,33 @@ BOUNDS = (*(base * 10.0**power for power in range(-5, 1) for base in (1.0, 2.5, 
 
 
 class Histogram:
-    """Durations in buckets. Values are kept as they come and sorted in when somebody looks, or at 4,096."""
+    """Durations in buckets."""
 
-    __slots__ = ("_fresh", "counts", "sum")
+    __slots__ = ("counts", "sum")
 
     def __init__(self) -> None:
         self.counts = [0] * (len(BOUNDS) + 1)
         """Per bucket, not cumulated."""
         self.sum = 0.0
-        self._fresh: list[float] = []
 
-    def add(self, seconds: float) -> None:
-        """Count one duration."""
-        self._fresh.append(seconds)
-        if len(self._fresh) >= _FOLD:
-            self.fold()
-
-    def fold(self) -> "Histogram":
-        """Sort in what came since the last time."""
-        fresh, self._fresh = self._fresh, []
-        if fresh:
-            buckets = np.bincount(np.searchsorted(BOUNDS, fresh), minlength=len(self.counts))
-            self.counts = (np.asarray(self.counts) + buckets).tolist()
-            self.sum += float(np.sum(fresh))
-        return self
+    def add(self, seconds: Array) -> None:
+        """Sort in durations, float64 [N]."""
+        buckets = np.bincount(np.searchsorted(BOUNDS, seconds), minlength=len(self.counts))
+        self.counts = (np.asarray(self.counts) + buckets).tolist()
+        self.sum += float(seconds.sum())
 
     def timing(self) -> Timing:
         """Count and sum."""
-        self.fold()
         return Timing(sum(self.counts), int(self.sum * 1e9))
 
 
 class Recorder:
-    """What one version has answered since it was loaded."""
+    """What one version has answered since it was loaded.
 
-    __slots__ = ("compute", "queue", "statistics", "total")
+    Answers are kept as they come and sorted into the histograms when somebody looks, or at 4,096.
+    """
+
+    __slots__ = ("_fresh", "compute", "queue", "statistics", "total")
 
     def __init__(self, name: str, version: int) -> None:
         self.statistics = Statistics(name=name, version=version)
@@ -59,6 +52,7 @@ class Recorder:
         """From its place in the queue to the start of its model call."""
         self.compute = Histogram()
         """The model call that it was part of."""
+        self._fresh: list[tuple[float, float, float]] = []
 
     def call(self, rows: int, seconds: float, reason: str) -> None:
         """A model call of `rows` rows took so long and was released for this reason."""
@@ -75,9 +69,16 @@ class Recorder:
 
     def answered(self, queued: float, computed: float, total: float) -> None:
         """A request got its answer; seconds in the queue, in the model, and in all since it arrived."""
-        self.total.add(total)
-        self.queue.add(queued)
-        self.compute.add(computed)
+        self._fresh.append((queued, computed, total))
+        if len(self._fresh) >= _FOLD:
+            self._fold()
+
+    def _fold(self) -> None:
+        fresh, self._fresh = self._fresh, []
+        if fresh:
+            columns = np.array(fresh).T
+            for histogram, column in zip((self.queue, self.compute, self.total), columns, strict=True):
+                histogram.add(column)
 
     def failed(self, error: Exception, total: float) -> None:
         """A request got an error."""
@@ -87,7 +88,8 @@ class Recorder:
         self.statistics.failure.add(total)
 
     def read(self) -> Statistics:
-        """The statistics as of now."""
+        """The statistics as of now; the histograms are up to date after it."""
+        self._fold()
         statistics = self.statistics
         statistics.success = self.total.timing()
         statistics.queue = self.queue.timing()

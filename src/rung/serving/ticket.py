@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Callable, Generator
-from time import monotonic
 from typing import Any
+
+import msgspec
 
 from rung.domain.errors import Cancelled
 from rung.domain.predictions import Request, Response
@@ -14,53 +15,31 @@ __all__ = ["Ticket"]
 _SOON: Any = object()
 
 
-class Ticket:
+class Ticket(msgspec.Struct, eq=False):
     """A request in the batcher and, to whoever awaits it, the future of its response.
 
     The door drives its coroutines by hand and asks to be called back at once; asyncio's own tasks,
     which may await a ticket too, are woken in a turn of their own.
     """
 
-    __slots__ = (
-        "_abandon",
-        "_asyncio_future_blocking",
-        "_callback",
-        "counted",
-        "entered",
-        "error",
-        "key",
-        "queued",
-        "request",
-        "settled",
-        "timer",
-        "value",
-    )
-
-    def __init__(
-        self,
-        request: Request,
-        key: Any = None,
-        abandon: Callable[["Ticket"], None] | None = None,
-        *,
-        counted: bool = True,
-    ) -> None:
-        self.request = request
-        self._abandon = abandon
-        """Called after whoever waited gave up before there was an answer."""
-        self.counted = counted
-        """A request of its own, not a part of one."""
-        self.entered = monotonic()
-        self.key = key
-        """Requests of equal keys may share a call."""
-        self.value: Response | None = None
-        self.error: BaseException | None = None
-        self.settled = False
-        """Answered, expired or given up: not to be started."""
-        self.queued = False
-        """Counted in the queue."""
-        self.timer: asyncio.TimerHandle | None = None
-        self._callback: Callable[[Any], object] | None = None
-        self._asyncio_future_blocking = False
+    request: Request
+    entered: float
+    """When it was put into the queue."""
+    abandon: Callable[["Ticket"], None] | None = None
+    """Called after whoever waited gave up before there was an answer."""
+    key: Any = None
+    """Requests of equal keys may share a call."""
+    counted: bool = True
+    """A request of its own, not a part of one."""
+    queued: bool = False
+    """Counted in the queue."""
+    settled: bool = False
+    """Answered, expired or given up: not to be started."""
+    value: Response | None = None
+    error: BaseException | None = None
+    timer: asyncio.TimerHandle | None = None
+    callback: Callable[[Any], object] | None = None
+    _asyncio_future_blocking: bool = False
 
     def __await__(self) -> Generator["Ticket", None, Response]:
         if not self.settled:
@@ -87,26 +66,26 @@ class Ticket:
         self.value, self.error = value, error
         if self.timer is not None:
             self.timer.cancel()
-        callback = self._callback
+        callback = self.callback
         if callback is not None:
-            self._callback = None
+            self.callback = None
             callback(self)
 
     def give_up(self, error: BaseException) -> None:
         """Nobody waits any more."""
         if not self.settled:
             self.settle(None, error)
-            if self._abandon is not None:
-                self._abandon(self)
+            if self.abandon is not None:
+                self.abandon(self)
 
     def add_done_callback(self, callback: Callable[[Any], object], *, context: Any = _SOON) -> None:
         """Call `callback(self)` when settled: at once where `context` is None, else in a turn of its own."""
         if context is None:
-            self._callback = callback
+            self.callback = callback
         else:
             loop = asyncio.get_running_loop()
             chosen = None if context is _SOON else context
-            self._callback = lambda ticket: loop.call_soon(callback, ticket, context=chosen)
+            self.callback = lambda ticket: loop.call_soon(callback, ticket, context=chosen)
 
     # --- what asyncio's gather, wait and Task ask of a future ---------------------------------
 

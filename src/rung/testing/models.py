@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["add_sub", "identity", "nan_maker", "poison", "segmentation", "string_identity", "tiny"]
+__all__ = ["add_sub", "identity", "nan_maker", "poison", "scale", "segmentation", "string_identity", "tiny"]
 
 _OPSET = 17
 _IR_VERSION = 8
@@ -107,6 +107,13 @@ def poison(path: Path) -> Path:
     graph.node("Gather", ["table", "index"], "factor", axis=0)
     graph.node("Mul", ["x", "factor"], "y")
     return graph.save(path, {"x": ("FP32", (-1, 4))}, {"y": ("FP32", (-1, 4))})
+
+
+def scale(path: Path, factor: float, columns: int = 4) -> Path:
+    """`x` FP32 [N, columns] -> `y` = factor x: models that can be told apart by their answers."""
+    graph = _Graph()
+    graph.node("Mul", ["x", graph.constant("factor", np.array([factor], np.float32))], "y")
+    return graph.save(path, {"x": ("FP32", (-1, columns))}, {"y": ("FP32", (-1, columns))})
 
 
 def _conv(graph: "_Graph", x: str, inputs: int, outputs: int, *, kernel: int = 3, relu: bool = True) -> str:

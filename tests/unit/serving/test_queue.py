@@ -8,7 +8,7 @@ from rung.serving.ticket import Ticket
 
 
 def ticket(rows: int = 1, priority: int = 0, key: object = None) -> Ticket:
-    return Ticket(Request({"x": np.zeros((rows, 1))}, rows, priority=priority), key)
+    return Ticket(Request({"x": np.zeros((rows, 1))}, rows, priority=priority), 0.0, key=key)
 
 
 def test_the_most_urgent_come_first_and_the_default_stands_between():

@@ -18,6 +18,7 @@ __all__ = [
     "Awaitee",
     "Blob",
     "BlobStore",
+    "Control",
     "Directory",
     "Fetched",
     "LoadOptions",
@@ -230,4 +231,34 @@ class Directory(Protocol):
 
     def ready(self) -> bool:
         """Whether every model that should answer can, and the process is not draining."""
+        ...
+
+
+class Control(Protocol):
+    """What a door may change about the models in this process: the explicit model control of its peers.
+
+    A change lasts as long as the process. Each call returns when it has taken effect.
+    """
+
+    async def load(self, name: str) -> None:
+        """Load, or load anew, a model that a source offers.
+
+        Raises:
+            NotFound: no source offers it.
+            BundleError: it may not be served, and why; what was served before still is.
+        """
+        ...
+
+    async def unload(self, name: str) -> None:
+        """Drain and unload every version of a model; it stays away until `load`. Raises `NotFound`."""
+        ...
+
+    async def add(self, name: str, target: str) -> None:
+        """Serve what lies at `target`, a path below the model store or a URL of one, under a name.
+
+        Raises:
+            Conflict: the name is served already.
+            NotFound: nothing lies there.
+            BundleError: it may not be served, and why.
+        """
         ...

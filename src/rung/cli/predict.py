@@ -5,6 +5,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import orjson
@@ -28,21 +29,22 @@ def predict(target: str, files: list[Path], out: Path | None, accept: str | None
         OperatorError: the server does not answer, or refuses.
     """
     wanted = VIEWS.get(accept or "", accept or ("*/*" if out else "application/json"))
-    answer = _remote(target) if target.startswith(("http://", "https://")) else _local(target)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-    for file in files:
-        try:
-            body = file.read_bytes()
-        except OSError as error:
-            raise InvalidInput(f"{file} cannot be read: {error.strerror}", field=str(file)) from None
-        media, result = answer(body, _media_type(file), wanted)
-        if out is None:
-            _show(file, media, result, alone=len(files) == 1)
-        else:
-            path = out / (file.stem + _SUFFIXES.get(media.partition(";")[0], ".bin"))
-            path.write_bytes(result)
-            print(path)
+    with ExitStack() as stack:
+        answer = _remote(target) if target.startswith(("http://", "https://")) else _local(target, stack)
+        for file in files:
+            try:
+                body = file.read_bytes()
+            except OSError as error:
+                raise InvalidInput(f"{file} cannot be read: {error.strerror}", field=str(file)) from None
+            media, result = answer(body, _media_type(file), wanted)
+            if out is None:
+                _show(file, media, result, alone=len(files) == 1)
+            else:
+                path = out / (file.stem + _SUFFIXES.get(media.partition(";")[0], ".bin"))
+                path.write_bytes(result)
+                print(path)
 
 
 def _media_type(file: Path) -> str:
@@ -78,7 +80,7 @@ def _remote(url: str) -> Answerer:
     return answer
 
 
-def _local(target: str) -> Answerer:
+def _local(target: str, stack: ExitStack) -> Answerer:
     from rung.catalog.source import open_source
     from rung.ports import LoadOptions
     from rung.protocols.bodies import payload_of
@@ -86,13 +88,15 @@ def _local(target: str) -> Answerer:
     from rung.serving.loader import load
 
     source = open_source(target, None, Path(".rung/cache"))
-    versions = source.poll()
+    # Twice: a folder that was copied just now is offered when it has held still.
+    versions = source.poll() or source.poll()
     names = sorted({version.name for version in versions})
     if len(names) != 1:
         raise ConfigurationError(
             f"{target} holds the models {names}: name one, as in {target}/{(names or ['NAME'])[0]}"
         )
     loaded = load(source, max(versions, key=lambda version: version.version), LoadOptions(), 0.0)
+    stack.callback(loaded.model.close)
 
     def answer(body: bytes, media: str, wanted: str) -> tuple[str, bytes]:
         kind, parameters = content_type(media.encode())

@@ -256,7 +256,7 @@ class Connection:
         door.replied(exchange, reply)
         if close:
             self._finish()
-        else:
+        elif not self._paused:
             self._due = 0.0
 
     def _refuse(self, reply: Reply) -> None:
@@ -297,7 +297,7 @@ class Connection:
             self._due = min(self._due or inf, monotonic() + self._allowance())
 
     def overdue(self, now: float) -> bool:
-        """Whether this peer has to go; asked about once a second."""
+        """Whether this peer has to go; asked about in every sweep."""
         if (self._paused or self._stopped) and self.transport is not None:
             unsent = self.transport.get_write_buffer_size()
             if unsent:

@@ -20,6 +20,7 @@ from rung.settings import DoorSettings
 __all__ = ["HttpServer"]
 
 _PREFIXES = 1024
+_SWEEP_SECONDS = 1.0
 _OTHER_FILES = 512
 """File descriptors for whatever is no connection."""
 
@@ -165,7 +166,9 @@ class HttpServer:
         for connection in [one for one in self._connections if one.overdue(now)]:
             if connection.transport is not None:
                 connection.transport.abort()
-        self._sweeper = asyncio.get_running_loop().call_later(1.0 if not self.draining else 0.25, self._sweep)
+        self._sweeper = asyncio.get_running_loop().call_later(
+            _SWEEP_SECONDS if not self.draining else _SWEEP_SECONDS / 4, self._sweep
+        )
 
 
 def _allow_files(wanted: int) -> None:

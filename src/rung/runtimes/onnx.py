@@ -39,9 +39,10 @@ class OnnxModel:
     lanes = 0
     inline = True
 
-    def __init__(self, path: Path, narrow: Any, signature: Signature, threads: int) -> None:
+    def __init__(self, path: Path, beside: list[Path], narrow: Any, signature: Signature, threads: int) -> None:
         self.signature = signature
         self._path = path
+        self._beside = beside
         self._threads = threads
         self._narrow = narrow
         self._wide: Any = None
@@ -82,7 +83,7 @@ class OnnxModel:
         if self._wide is None:
             with self._opening:
                 if self._wide is None and self._narrow is not None:
-                    self._wide = _session(self._path, self._threads)
+                    self._wide = _session(self._path, self._beside, self._threads)
         return self._wide
 
     def _decoded(self, inputs: Tensors) -> dict[str, Array]:
@@ -122,15 +123,15 @@ class OnnxRuntime:
         path = Path(artifact)
         if path.is_dir():
             path = path / _FILE
-        external_files(path)
+        beside = external_files(path)
         try:
-            session = _session(path, 1)
+            session = _session(path, beside, 1)
         except Exception as error:
             raise BundleError(f"{path.name} cannot be loaded: {_sentence(error)}") from error
-        return OnnxModel(path, session, _signature(path.name, session), max(1, options.threads))
+        return OnnxModel(path, beside, session, _signature(path.name, session), max(1, options.threads))
 
 
-def _session(path: Path, threads: int) -> Any:
+def _session(path: Path, beside: list[Path], threads: int) -> Any:
     ort.disable_telemetry_events()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -139,6 +140,10 @@ def _session(path: Path, threads: int) -> Any:
     options.log_severity_level = _NO_MESSAGES
     # Measured: the same latency for half of the processor time, which belongs to the other lanes.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # onnxruntime would map these files, and the process would die by SIGBUS when one is overwritten in place.
+    weights = [file.read_bytes() for file in beside]
+    names = [file.relative_to(path.resolve().parent).as_posix() for file in beside]
+    options.add_external_initializers_from_files_in_memory(names, weights, [len(data) for data in weights])
     cuda = "CUDAExecutionProvider" in ort.get_available_providers()
     providers = [*(["CUDAExecutionProvider"] if cuda else []), "CPUExecutionProvider"]
     return ort.InferenceSession(str(path), options, providers=providers)

@@ -13,6 +13,7 @@ import structlog
 from rung import __version__
 from rung.domain.errors import OperatorError
 from rung.ports import LoadOptions, Source
+from rung.protocols.batch import Batch
 from rung.protocols.health import Health
 from rung.protocols.native import Native
 from rung.protocols.oip_rest import OipRest
@@ -57,6 +58,7 @@ class Replica:
         routes = [
             *OipRest(self.manager, server_name=settings.server_name, version=__version__).routes(),
             *Native(self.manager).routes(),
+            *Batch(self.manager).routes(),
             *Health(self.manager.problems, metrics.render).routes(),
         ]
         self.door = HttpServer(routes, settings.door, access_log=settings.access_log)

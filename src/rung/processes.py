@@ -241,11 +241,12 @@ class Child:
         *,
         limits: Limits | None = None,
         environment: Mapping[str, str] | None = None,
+        inherit: bool = True,
     ) -> None:
         self._module = module
         self._arguments = tuple(arguments)
         self._limits = limits or Limits()
-        self._environment = dict(environment or {})
+        self._environment = {**(os.environ if inherit else {}), **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
         self._life = -1
@@ -281,7 +282,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **environment, **self._environment},
+                env={**self._environment, **environment},
                 pass_fds=(theirs.fileno(), life),
                 start_new_session=True,
             )

@@ -6,7 +6,7 @@ budget (docs/decisions/0002).
 
 import os
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -15,28 +15,36 @@ from rung.domain.errors import ConfigurationError
 __all__ = ["DoorSettings", "ServeSettings", "load"]
 
 
+# Bounds are part of the types, so that a slip is refused with its name and not served.
+_Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+_AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
+_Duration = Annotated[float, msgspec.Meta(ge=0)]
+_Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+
 class DoorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Limits of the HTTP door. Each protects every caller from one."""
 
-    max_body: int = 64 << 20
+    max_body: _Count = 64 << 20
     """Largest request body in bytes, also after decompression; 413 beyond it."""
-    max_head: int = 32 << 10
+    max_head: _AtLeastOne = 32 << 10
     """Largest request line with headers in bytes; 431 beyond it."""
-    max_headers: int = 100
+    max_headers: _AtLeastOne = 100
     """Most header lines in a request; 431 beyond it."""
-    max_connections: int = 10_000
+    max_connections: _AtLeastOne = 10_000
     """Connections at once; further ones are closed on arrival."""
-    max_pipelined: int = 64
+    max_pipelined: _AtLeastOne = 64
     """Requests of one connection in work at once; reading pauses beyond it."""
-    head_seconds: float = 8.0
+    head_seconds: _Seconds = 8.0
     """Time for a request's head to arrive whole."""
-    body_seconds: float = 8.0
+    body_seconds: _Seconds = 8.0
     """Time in which `min_rate` is judged, for bodies coming in and replies going out."""
-    min_rate: int = 1024
+    min_rate: _Count = 1024
     """Slowest transfer in bytes per second over `body_seconds`; slower connections are closed."""
-    idle_seconds: float = 75.0
+    idle_seconds: _Seconds = 75.0
     """Time a connection may wait for its next request."""
-    drain_seconds: float = 30.0
+    drain_seconds: _Duration = 30.0
     """Time that requests in work get to finish after SIGTERM."""
 
 
@@ -45,32 +53,32 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     host: str = "127.0.0.1"
     """Address to listen on."""
-    port: int = 8000
+    port: _Port = 8000
     """Port of the data door; 0 lets the kernel choose."""
-    objective_ms: float = 0.0
+    objective_ms: _Duration = 0.0
     """Latency to hold, in milliseconds: batches are capped so that a call stays within it.
     0 means twice the cost of one row, and at least 10 ms."""
-    max_wait_ms: float = 5000.0
+    max_wait_ms: _Duration = 5000.0
     """Longest predicted wait at which a request is still let in; 429 beyond it."""
-    lanes: int = 0
+    lanes: _Count = 0
     """Model calls at once per model; 0 means one per core of this process."""
-    threads: int = 0
+    threads: _Count = 0
     """Cores a lone call may spread over; 0 means all of this process."""
     keep: Literal["latest", "all"] = "latest"
     """Which versions of each model to serve: the `versions` latest, or all."""
-    versions: int = 1
+    versions: _AtLeastOne = 1
     """How many of the latest versions to keep, with `keep = latest`."""
-    pin: tuple[int, ...] = ()
+    pin: tuple[_AtLeastOne, ...] = ()
     """Serve exactly these versions."""
     swap: Literal["availability", "resources"] = "availability"
     """Load the new version before the old one goes, or free the old one's memory first."""
-    poll_seconds: float = 0.5
+    poll_seconds: _Seconds = 0.5
     """How often the repository is looked at."""
-    load_retries: int = 2
+    load_retries: _Count = 2
     """How often a failed load is tried again, for the same bytes."""
-    hang_seconds: float = 30.0
+    hang_seconds: _Seconds = 30.0
     """After this a call in a Python model's process counts as hung, and the process is replaced."""
-    worker_memory: int = 0
+    worker_memory: _Count = 0
     """Memory limit in bytes of a Python model's process; 0 means none."""
     access_log: bool = False
     """Write one line per request."""

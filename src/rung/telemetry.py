@@ -1,14 +1,15 @@
 """Logs and metrics of a process. A log line is a sentence with an `action` key; nothing phones home."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TextIO
 
 import orjson
 import structlog
 
-__all__ = ["Metrics", "configure_logs"]
+__all__ = ["Metrics", "configure_logs", "say"]
 
 
 def configure_logs(style: str = "auto", level: str = "info") -> None:
@@ -21,16 +22,37 @@ def configure_logs(style: str = "auto", level: str = "info") -> None:
     ]
     if pretty:
         processors.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()))
-        factory: Any = structlog.PrintLoggerFactory(sys.stderr)
     else:
         processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_dumps)]
-        factory = structlog.PrintLoggerFactory(sys.stderr)
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=factory,
+        logger_factory=lambda *_: _Lines(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def say(stream: TextIO, text: str) -> None:
+    """Write a line at once. A reader that has left, as of `| head`, is no reason for a server to stop."""
+    try:
+        stream.write(text + "\n")
+        stream.flush()
+    except OSError:
+        # It will not come back: what is left in the buffer, and all that follows, goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class _Lines:
+    """What structlog writes to: a stream, a line per event."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def msg(self, text: str) -> None:
+        """Write one line."""
+        say(self._stream, text)
+
+    log = debug = info = warn = warning = error = critical = exception = fatal = msg
 
 
 def _dumps(event: dict[str, Any], **_: Any) -> str:

@@ -50,11 +50,11 @@ Rung = Callable[..., subprocess.CompletedProcess[str]]
 def serve(tmp_path: Path) -> Iterator[Serve]:
     """`serve(*args, env=None) -> Served`: start `rung serve ARGS` and wait until it answers.
 
-    It runs in the test's folder. What it wrote to standard error is shown where the test fails.
+    With `ready=False` it does not wait, and there is no URL. It runs in the test's folder. What it wrote to standard error is shown where the test fails.
     """
     started: list[Served] = []
 
-    def start(*args: object, env: Mapping[str, str] | None = None) -> Served:
+    def start(*args: object, env: Mapping[str, str] | None = None, ready: bool = True) -> Served:
         stderr_path = tmp_path / f"serve-{len(started)}.err"
         command = [sys.executable, "-m", "rung", "serve", *map(str, args), "--port", "0", "--json"]
         with stderr_path.open("wb") as stderr:
@@ -63,6 +63,8 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
             )
         served = Served("", process, stderr_path)
         started.append(served)
+        if not ready:
+            return served
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line, f"it ended with exit code {process.wait(PATIENCE)}: {served.stderr()}"

@@ -44,7 +44,7 @@ WRONG_TENSORS = {
     "no such datatype": ([tensor(datatype="FLOAT")], ["x", "FLOAT"]),
     "wrong shape": ([tensor(shape=[1, 15], data=ROW[1:])], ["x", "15", "16"]),
     "shape and data disagree": ([tensor(shape=[2, 16])], ["x", "32", "16"]),
-    "negative size": ([tensor(shape=[-1, 16])], ["x", "-1"]),
+    "negative size": ([tensor(shape=[-1, 16])], ["inputs[0].shape"]),
     "size beyond every memory": ([tensor(shape=[2**62, 16])], ["x"]),
     "wrong name": ([tensor(name="z")], ["z", "x"]),
     "missing": ([], ["x"]),
@@ -101,7 +101,7 @@ def test_nan_travels_as_binary_and_is_refused_where_it_would_have_to_be_json(tin
     answer = tiny.post(
         "/v2/models/tiny/infer", content=head + values, headers=kind | {"inference-header-content-length": str(len(head))}
     )
-    assert "binary" in error_of(answer, 500 if answer.status_code == 500 else 400)
+    assert "binary" in error_of(answer, 406)
 
 
 # --- bodies that are made to hurt -----------------------------------------------------------
@@ -122,7 +122,7 @@ def test_hostile_bodies_are_refused_and_memory_stays_flat(serve, tmp_path):
         (predict, b"[[" + b",".join([number] * 16) + b"]]", json_type, 400),
         (infer, orjson.dumps({"inputs": [tensor()]}).replace(b"0.5", number), json_type, 400),
         (infer, bomb, json_type | {"content-encoding": "deflate"}, 413),
-        (predict, huge_png(), {"content-type": "image/png"}, 400),
+        (predict, huge_png(), {"content-type": "image/png"}, 415),
     ]
     with httpx2.Client(base_url=served.url) as client:
         assert client.post(predict, json=[ROW]).status_code == 200
@@ -146,7 +146,7 @@ def huge_png(side: int = 100_000) -> bytes:
 
 
 def test_pictures_are_refused_by_what_they_claim_and_not_after_decoding(serve, rung, tmp_path):
-    steps = {"input": [{"name": "image.decode"}, {"name": "image.resize", "params": {"size": [8, 8]}}]}
+    steps = {"input": [{"name": "image.decode"}, {"name": "image.resize", "params": {"height": 8, "width": 8}}]}
     (tmp_path / "steps.json").write_bytes(orjson.dumps(steps))
     model = models.identity(tmp_path / "pictures.onnx", "UINT8", (-1, 8, 8, 3))
     done = rung("models", "register", model, "-r", "repo", "--transforms", "steps.json")
@@ -159,7 +159,7 @@ def test_pictures_are_refused_by_what_they_claim_and_not_after_decoding(serve, r
         assert client.post("/predict/pictures", content=good.getvalue()).status_code == 200
         before = process.memory_info().rss
         huge = client.post("/predict/pictures", content=huge_png())
-        assert "100000" in error_of(huge, 413 if huge.status_code == 413 else 400)
+        assert "pixels" in error_of(huge, 400)
         error_of(client.post("/predict/pictures", content=good.getvalue()[:-30]), 400)
         error_of(client.post("/predict/pictures", content=b"GIF89a" + bytes(50)), 415)
         assert process.memory_info().rss - before < 64 << 20
@@ -184,11 +184,11 @@ def test_the_door_of_the_command_keeps_its_limits(serve, tmp_path):
 
 
 def refused(result, code: int = 2) -> str:
-    """The one line that a refusal is; the exit code says whose fault it was."""
+    """The one line that a refusal is; the exit code says whose fault it was. A class may print what it likes before."""
     assert result.returncode == code, result.stderr
     assert result.stdout == ""
     message = result.stderr.strip().splitlines()[-1]
-    assert "Traceback" not in result.stderr
+    assert message.startswith("rung: "), result.stderr
     return message
 
 
@@ -227,7 +227,7 @@ def test_what_cannot_be_served_is_named(rung, tmp_path):
     for targets, code, words in [
         (["nowhere.onnx"], 2, ["nowhere.onnx"]),
         (["nowhere"], 2, ["nowhere"]),
-        (["empty"], 1, ["empty"]),
+        (["empty"], 2, ["empty"]),
         (["notes.txt"], 2, ["notes.txt"]),
         (["short.onnx"], 1, ["short"]),
         (["same.onnx", "other/same.onnx"], 2, ["same", "name"]),

@@ -337,6 +337,7 @@ def test_a_client_that_leaves_is_not_worked_for(door, outcome):
         client.socket.close()
         assert one.desk.on(one.desk.cancelled, "mine").wait(5.0)
         one.release("mine", outcome)
+        one.wait_for(one.desk.waiting["mine"].done)
         assert one.client().ask("GET", "/plain").status == 200
     assert logs == []
 

@@ -31,6 +31,7 @@ def predict(target: str, files: list[Path], out: Path | None, accept: str | None
     wanted = VIEWS.get(accept or "", accept or ("*/*" if out else "application/json"))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
+    written: dict[Path, Path] = {}
     with ExitStack() as stack:
         answer = _remote(target) if target.startswith(("http://", "https://")) else _local(target, stack)
         for file in files:
@@ -43,6 +44,9 @@ def predict(target: str, files: list[Path], out: Path | None, accept: str | None
                 _show(file, media, result, alone=len(files) == 1)
             else:
                 path = out / (file.stem + _SUFFIXES.get(media.partition(";")[0], ".bin"))
+                if path in written:
+                    raise InvalidInput(f"{written[path]} and {file} would both be answered in {path}: rename one")
+                written[path] = file
                 path.write_bytes(result)
                 print(path)
 

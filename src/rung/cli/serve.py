@@ -12,7 +12,7 @@ from rung.catalog.source import open_source
 from rung.domain.errors import ConfigurationError
 from rung.domain.tensors import TensorSpec
 from rung.protocols.describe import curl_example
-from rung.telemetry import configure_logs
+from rung.telemetry import configure_logs, say
 
 __all__ = ["serve"]
 
@@ -34,7 +34,7 @@ def serve(targets: list[str], name: str | None, flags: dict[str, Any], *, as_jso
 
     def announce(replica: Replica) -> None:
         # Flushed, since whoever started this may be reading through a pipe.
-        print(_as_json(replica) if as_json else _for_people(replica), flush=True)
+        say(sys.stdout, _as_json(replica) if as_json else _for_people(replica))
 
     run(sources, settings, announce)
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+import shlex
 from typing import Any
 
 import orjson
@@ -57,14 +58,15 @@ def curl_example(manifest: Manifest, url: str) -> str:
         view = "?view=overlay" if VIEWS["overlay"] in pipeline.media else ""
         output = " -o overlay.png" if view else ""
         return f"curl --data-binary @picture.png -H 'Content-Type: image/png'{output} '{url}{view}'"
-    if pipeline.accepts[0] == "text":
+    if pipeline.accepts[0] == "text" and (manifest.transforms.input or len(signature.inputs[0].shape) == 1):
         return f"curl -d 'some words' -H 'Content-Type: text/plain' '{url}'"
     sizes = [math.prod(abs(size) for size in spec.shape) for spec in signature.inputs]
     if sum(sizes) <= 64 or len(signature.inputs) > 1:
         columns = {spec.name: _zeros(spec) for spec in signature.inputs}
         one = len(columns) == 1 and isinstance(columns[signature.inputs[0].name], list)
         example = orjson.dumps(columns[signature.inputs[0].name] if one else {"inputs": columns}).decode()
-        return f"curl -d '{example}' -H 'Content-Type: application/json' '{url}'"
+        # A tensor's name is whatever its model says: it must not reach the shell.
+        return f"curl -d {shlex.quote(example)} -H 'Content-Type: application/json' '{url}'"
     spec = signature.inputs[0]
     varying = sum(size == -1 for size in spec.shape)
     stated = f"; shape={'x'.join(str(abs(size)) for size in spec.shape)}" if varying > 1 else ""

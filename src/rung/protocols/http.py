@@ -323,7 +323,7 @@ class Connection:
     def _put_off(self, now: float, moved: int) -> None:
         """The peer moved so many bytes: each buys its share of a second, and nobody saves up."""
         settings = self.door.settings
-        self._due = min(now + settings.body_seconds, self._due + max(0, moved) / settings.min_rate)
+        self._due = min(now + settings.body_seconds, self._due + max(0, moved) / (settings.min_rate or 1e-9))
 
     def _judge_replies(self) -> None:
         """From now on the peer has to take what it is sent."""

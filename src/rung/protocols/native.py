@@ -11,7 +11,6 @@ Raw bytes into a model of one input and one output without transforms are answer
 otherwise. That road is the fast one: what follows from the head is worked out once for each head.
 """
 
-import math
 from time import monotonic
 from typing import Any
 from urllib.parse import parse_qs
@@ -21,13 +20,13 @@ import orjson
 
 from rung import __version__
 from rung.domain.errors import InvalidInput
-from rung.domain.names import check_version
 from rung.domain.predictions import NEVER, Request
 from rung.domain.tensors import DATATYPES, Array, TensorSpec
 from rung.ports import Directory, Served
 from rung.protocols.bodies import RAW, payload_of, shape_from, shape_of
 from rung.protocols.describe import VIEWS, base_url, describe
 from rung.protocols.exchange import Head, Reply, Route
+from rung.protocols.headers import priority_of, target_of, timeout_of
 from rung.protocols.media import accepted, content_type
 from rung.transforms.pipeline import raw_type
 
@@ -151,7 +150,7 @@ class Native:
         Raises:
             RungError: `NotFound` or `NotReady`, with the reason.
         """
-        manifest = self._directory.find(*_target(head)).manifest
+        manifest = self._directory.find(*target_of(head)).manifest
         return Reply(200, orjson.dumps(describe(manifest, base_url(head.headers.get(b"host")) + head.path)))
 
     async def index(self, head: Head, body: bytes, arrived: float) -> Reply:
@@ -183,7 +182,7 @@ class Native:
 
 def _plan(head: Head) -> _Plan:
     headers = head.headers
-    plan = _Plan(*_target(head))
+    plan = _Plan(*target_of(head))
     plan.media, plan.parameters = content_type(headers.get(b"content-type"))
     plan.accept = accepted(headers.get(b"accept"))
     views = parse_qs(head.query).get("view") if head.query else None
@@ -192,15 +191,10 @@ def _plan(head: Head) -> _Plan:
         if plan.view not in VIEWS:
             raise InvalidInput(f"there is no view {plan.view!r:.50}: use {', '.join(VIEWS)}", field="view")
         plan.accept = (VIEWS[plan.view],)
-    plan.timeout = _timeout(headers.get(b"rung-timeout-ms"))
-    plan.priority = _priority(headers.get(b"rung-priority"))
+    plan.timeout = timeout_of(headers.get(b"rung-timeout-ms"))
+    plan.priority = priority_of(headers.get(b"rung-priority"))
     plan.timing = headers.get(b"rung-timing") == b"1"
     return plan
-
-
-def _target(head: Head) -> tuple[str, int | None]:
-    version = head.params.get("version")
-    return head.params["model"], None if version is None else check_version(version)
 
 
 def _bind(plan: _Plan, served: Served) -> _Bound:
@@ -238,26 +232,6 @@ def _raw_type(bound: _Bound, served: Served, array: Array) -> bytes:
     if len(bound.types) < _MAX_TYPES:
         bound.types[array.shape] = media
     return media
-
-
-def _timeout(header: bytes | None) -> float:
-    if header is None:
-        return NEVER
-    try:
-        milliseconds = float(header)
-    except ValueError:
-        milliseconds = 0.0
-    if not (milliseconds > 0 and math.isfinite(milliseconds)):
-        raise InvalidInput("rung-timeout-ms must be a number of milliseconds above 0", field="rung-timeout-ms")
-    return milliseconds / 1000
-
-
-def _priority(header: bytes | None) -> int:
-    if header is None:
-        return 0
-    if not (header.isdigit() and len(header) <= 3):
-        raise InvalidInput("rung-priority must be a whole number, 0 to 999; 1 is served first", field="rung-priority")
-    return int(header)
 
 
 def _server_timing(

@@ -9,61 +9,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from rung.domain.errors import BundleError, InvalidInput, ModelError
 from rung.domain.tensors import DATATYPES, Array, Signature, Tensors, TensorSpec, datatype_of
-from rung.processes import Channel, attach
+from rung.processes import attach
+from rung.runtimes.isolated_child import Declared, Predict, answer
 
-__all__ = ["Declared", "check_answer", "declared_by", "main"]
+__all__ = ["check_answer", "declared_by", "main", "specs_of"]
 
 _MOST_LANES = 64
 _NOT_THE_USERS = (__file__, "site-packages", "importlib")
 """Parts of file names that say whose code a line is."""
 
 
-class Declared(msgspec.Struct):
-    """What a class says about itself; the child's first message."""
-
-    signature: Signature
-    lanes: int
-
-
 def main() -> None:
     """Run `python -m rung.runtimes.python_child REFERENCE SEARCH_PATH`."""
     channel = attach()
     reference, search_path = sys.argv[1:]
-    try:
+
+    def load() -> tuple[Declared, Predict]:
         model = _load(reference, search_path)
         declared = declared_by(model)
-    except BundleError as error:
-        channel.send("refused", str(error))
-    except Exception as error:  # noqa: BLE001 - the user's code may raise anything
-        traceback.print_exc()
-        channel.send("refused", f"loading it raised {_describe(error)}")
-    else:
-        channel.send("ready", msgspec.to_builtins(declared))
-        try:
-            _answer(channel, model, declared.signature)
-        except EOFError:
-            return
+        signature = declared.signature
+        return declared, lambda inputs, _threads: check_answer(model.predict(**inputs), signature, inputs)
 
-
-def _answer(channel: Channel, model: Any, signature: Signature) -> None:
-    while True:
-        inputs = channel.receive().tensors
-        try:
-            outputs = check_answer(model.predict(**inputs), signature, inputs)
-        except InvalidInput as error:
-            channel.send("invalid", [str(error), error.field])
-        except ModelError as error:
-            channel.send("failed", str(error))
-        except Exception as error:  # noqa: BLE001 - the user's code may raise anything
-            traceback.print_exc()
-            channel.send("failed", f"predict raised {_describe(error)}")
-        else:
-            channel.send("answer", None, outputs)
+    answer(channel, load, _describe)
 
 
 def _load(reference: str, search_path: str) -> Any:
@@ -93,7 +64,7 @@ def declared_by(model: Any) -> Declared:
         BundleError: one of them is missing or wrong, or `predict` does not take the inputs.
     """
     name = type(model).__name__
-    inputs, outputs = (_specs(name, side, getattr(model, side, None)) for side in ("inputs", "outputs"))
+    inputs, outputs = (specs_of(name, side, getattr(model, side, None)) for side in ("inputs", "outputs"))
     vary = all(spec.shape[:1] == (-1,) for spec in inputs + outputs)
     batched = getattr(model, "batched", vary)
     if batched and not vary:
@@ -112,7 +83,12 @@ def declared_by(model: Any) -> Declared:
     return Declared(Signature(inputs, outputs, batched=bool(batched)), lanes)
 
 
-def _specs(name: str, side: str, value: Any) -> tuple[TensorSpec, ...]:
+def specs_of(name: str, side: str, value: Any) -> tuple[TensorSpec, ...]:
+    """Read `{name: (datatype, shape)}`, the `side` ("inputs", "outputs") of what is called `name` in messages.
+
+    Raises:
+        BundleError: it is something else.
+    """
     if not isinstance(value, Mapping) or not value:
         raise BundleError(f'{name}.{side} has to be a dict such as {{"x": ("FP32", [-1, 4])}}, not {value!r:.80}')
     specs = []
@@ -187,7 +163,8 @@ def _bytes(element: Any) -> bytes:
 
 
 def _describe(error: Exception) -> str:
-    """Type, message and the line of the user's code that raised it, or called what did."""
+    """Print where it came from; return type, message and the line of the user's code that raised it, or called it."""
+    traceback.print_exception(error)
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not any(part in frame.filename for part in _NOT_THE_USERS)]
     where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno}: {own[-1].line})" if own else ""

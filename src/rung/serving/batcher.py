@@ -174,9 +174,7 @@ class Batcher:
         turn, self._turn = self._turn, []
         now = monotonic()
         turn = self._startable(turn, now)
-        rows = 0
-        for ticket in turn:
-            rows += ticket.request.rows
+        rows = sum([ticket.request.rows for ticket in turn])
         one = rows <= self.cost.cap and self._batched and not self._ragged
         batches = [turn] if one and turn else self._group(turn)
         for batch in batches:
@@ -256,9 +254,7 @@ class Batcher:
         threads: int = 1,
     ) -> None:
         name, version, answered = self.name, self.version, self.recorder.answered
-        rows = 0
-        for ticket in batch:
-            rows += ticket.request.rows
+        rows = sum([ticket.request.rows for ticket in batch])
         self.recorder.call(rows, seconds, reason)
         if seconds and threads == 1:
             self.cost.learn(rows, seconds)

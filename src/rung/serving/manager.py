@@ -253,6 +253,9 @@ class Manager:
         batcher.close()
         record.servable = record.lanes = None
         record.state, record.reason = VersionState.END, "unloaded"
+        if self._closed:
+            # Nobody waits any more: a call that hangs finds its process gone, and does not hold up the exit.
+            await in_background(servable.model.close)
         if lanes is not None:
             await in_background(lanes.close)
         await in_background(servable.model.close)

@@ -86,6 +86,8 @@ class Ticket(msgspec.Struct, eq=False):
             loop = asyncio.get_running_loop()
             chosen = None if context is _SOON else context
             self.callback = lambda ticket: loop.call_soon(callback, ticket, context=chosen)
+            if self.settled:
+                self.callback(self)
 
     # --- what asyncio's gather, wait and Task ask of a future ---------------------------------
 

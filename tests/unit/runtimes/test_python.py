@@ -13,7 +13,8 @@ import pytest
 
 from rung.domain.errors import BundleError, InvalidInput, ModelError, NotReady, WorkerDied
 from rung.ports import LoadOptions
-from rung.runtimes.python import PythonRuntime, delay_after
+from rung.runtimes.isolated import delay_after
+from rung.runtimes.python import PythonRuntime
 
 SOURCE = """
 import ctypes, os, sys, time

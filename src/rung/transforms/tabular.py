@@ -1,0 +1,414 @@
+"""Rows with named columns to tensors.
+
+Every value is checked before the model sees it. Columns are read one at a time, all rows together.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from rung.domain.errors import ConfigurationError, InvalidInput
+from rung.domain.tensors import DATATYPES, Array, Signature, Tensors, TensorSpec
+from rung.transforms.steps import has_bulk
+
+__all__ = ["Column", "Table", "columns"]
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "number": (int, float),
+    "integer": (int, float),
+    "boolean": (bool,),
+    "text": (str,),
+    "category": (str, int),
+}
+_SHOWN = 12
+
+
+class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the values of one column may be."""
+
+    name: str
+    type: Literal["number", "integer", "boolean", "text", "category"] = "number"
+    min: float | None = None
+    max: float | None = None
+    categories: tuple[str | int, ...] = ()
+    """All values of a `category`; in a matrix each is written as its place in this list, from 0."""
+    nullable: bool = False
+    """Whether null stands for a value that is not known: NaN among numbers, empty text among texts."""
+    default: str | int | float | bool | None = None
+    """Stands in for null and for a column that a row does not have."""
+
+
+class Table:
+    """The columns of a model, and how rows become arrays."""
+
+    def __init__(self, columns: tuple[Column, ...], *, refuse_extra: bool = True) -> None:
+        self._columns = columns
+        self._refuse_extra = refuse_extra
+        self._names = frozenset(column.name for column in columns)
+
+    @classmethod
+    def of(cls, columns: Sequence[Mapping[str, Any]], output: str = "matrix", extra: str = "refuse") -> "Table":
+        """Read the parameters of `tabular.columns`.
+
+        Raises:
+            ConfigurationError: one of them makes no sense; the message names it.
+        """
+        if output not in ("matrix", "columns") or extra not in ("refuse", "ignore"):
+            raise ConfigurationError(
+                "tabular.columns knows output matrix and columns, and extra refuse and ignore; "
+                f"not {output!r} and {extra!r}"
+            )
+        try:
+            read = msgspec.convert(columns, tuple[Column, ...])
+        except msgspec.ValidationError as error:
+            raise ConfigurationError(f"tabular.columns cannot read its columns: {error}") from None
+        if not read or len({column.name for column in read}) != len(read):
+            raise ConfigurationError("tabular.columns needs one column at least, and each name once")
+        for column in read:
+            _check_column(column, output)
+        table = cls(read, refuse_extra=extra == "refuse")
+        for column in read:
+            if column.default is not None:
+                try:
+                    table._array(column, [column.default], single=True)
+                except InvalidInput as error:
+                    raise ConfigurationError(f"tabular.columns has a default that does not fit: {error}") from None
+        return table
+
+    def matrix(self, rows: Any, dtype: np.dtype[Any] = DATATYPES["FP32"]) -> Array:
+        """Turn rows into one matrix [rows, columns], in the order of the columns.
+
+        `rows` is a list of objects, or an object with a list for each column.
+
+        Raises:
+            InvalidInput: naming the row, the column and the reason.
+        """
+        read, count = self._read(rows)
+        result = np.empty((count, len(self._columns)), dtype)
+        for index, column in enumerate(self._columns):
+            array = self._array(column, read[column.name], single=count == 1, coded=True)
+            result[:, index] = _cast(array, dtype, column, single=count == 1)
+        return result
+
+    def tensors(self, rows: Any, specs: Mapping[str, TensorSpec] | None = None) -> dict[str, Array]:
+        """Turn rows into one tensor per column: [rows], or [rows, 1] where `specs` says so.
+
+        Raises:
+            InvalidInput: naming the row, the column and the reason.
+        """
+        read, count = self._read(rows)
+        result = {}
+        for column in self._columns:
+            array = self._array(column, read[column.name], single=count == 1)
+            spec = specs[column.name] if specs else None
+            if spec is not None:
+                array = _cast(array, DATATYPES[spec.datatype], column, single=count == 1)
+                array = array.reshape((count,) + (1,) * (len(spec.shape) - 1))
+            result[column.name] = array
+        return result
+
+    def check_against(self, signature: Signature, output: str) -> None:
+        """Raises `ConfigurationError` unless the model takes what these columns make."""
+        specs = {spec.name: spec for spec in signature.inputs}
+        if output == "columns":
+            if specs.keys() != self._names:
+                raise ConfigurationError(
+                    f"the columns are {', '.join(sorted(self._names))}; "
+                    f"the model's inputs are {', '.join(sorted(specs))}: with output columns they must be the same"
+                )
+            for column in self._columns:
+                _check_input(column, specs[column.name])
+            return
+        spec = signature.inputs[0]
+        if len(specs) > 1 or len(spec.shape) != 2 or spec.datatype in ("BYTES", "BF16", "BOOL"):
+            raise ConfigurationError(
+                "tabular.columns makes one matrix of numbers, and the model takes "
+                + ", ".join(f"{one.name} ({one.datatype} {list(one.shape)})" for one in signature.inputs)
+                + ': use "output": "columns" for one tensor per column'
+            )
+        if spec.shape[1] not in (-1, len(self._columns)):
+            raise ConfigurationError(
+                f"tabular.columns has {len(self._columns)} columns, and the model's input {spec.name!r} takes "
+                f"{spec.shape[1]}"
+            )
+        if DATATYPES[spec.datatype].kind in "iu":
+            for column in self._columns:
+                _check_whole(column, spec)
+
+    def example(self) -> dict[str, Any]:
+        """A row that fits."""
+        return {column.name: _example(column) for column in self._columns}
+
+    def _read(self, rows: Any) -> tuple[dict[str, list[Any]], int]:
+        """Values by column, absent ones filled with defaults, and how many rows there are."""
+        if isinstance(rows, Mapping) and any(isinstance(value, list | np.ndarray) for value in rows.values()):
+            return self._read_columns(rows)
+        rows = [rows] if isinstance(rows, Mapping) else rows
+        if not set(map(type, rows)) <= {dict}:
+            for position, row in enumerate(rows):
+                if not isinstance(row, Mapping):
+                    raise InvalidInput(f"{_row(position, single=len(rows) == 1)}it is no object of columns")
+        read = {}
+        for column in self._columns:
+            try:
+                read[column.name] = [row[column.name] for row in rows]
+            except KeyError:
+                if column.default is None:
+                    position = next(index for index, row in enumerate(rows) if column.name not in row)
+                    raise _refused(column.name, position, "it is missing", single=len(rows) == 1) from None
+                read[column.name] = [row.get(column.name) for row in rows]
+        if self._refuse_extra:
+            for position, row in enumerate(rows):
+                if len(row) > len(self._names) or not row.keys() <= self._names:
+                    name = next(name for name in row if name not in self._names)
+                    raise _refused(name, position, self._unknown(), single=len(rows) == 1)
+        return read, len(rows)
+
+    def _read_columns(self, given: Mapping[str, Any]) -> tuple[dict[str, list[Any]], int]:
+        read: dict[str, list[Any]] = {}
+        for name, values in given.items():
+            if name in self._names:
+                if not isinstance(values, list | np.ndarray):
+                    raise InvalidInput(f"column {name!r}: a list of values is expected", field=name)
+                read[name] = values.tolist() if isinstance(values, np.ndarray) else values
+            elif self._refuse_extra:
+                raise InvalidInput(f"column {name!r}: {self._unknown()}", field=name)
+        count = max(map(len, read.values()), default=0)
+        for column in self._columns:
+            if column.name not in read:
+                if column.default is None:
+                    raise InvalidInput(f"column {column.name!r}: it is missing", field=column.name)
+                read[column.name] = [None] * count
+            if len(read[column.name]) != count:
+                raise InvalidInput(
+                    f"column {column.name!r}: it has {len(read[column.name])} values, another has {count}",
+                    field=column.name,
+                )
+        return read, count
+
+    def _unknown(self) -> str:
+        return f"there is no such column; the model takes {', '.join(column.name for column in self._columns)}"
+
+    def _array(self, column: Column, values: list[Any], *, single: bool, coded: bool = False) -> Array:
+        """The values of one column, checked: float64, int64, bool, or bytes objects."""
+        values, absent = _fill(column, values, single=single)
+        kinds = set(map(type, values))
+        if not kinds <= {*_TYPES[column.type]}:
+            for position, value in enumerate(values):
+                if type(value) not in _TYPES[column.type] and position not in absent:
+                    raise _refused(
+                        column.name, position, f"{_shown(value)} is no {column.type}", single=single
+                    ) from None
+        if column.type == "category":
+            return _categories(column, values, absent, single=single, coded=coded)
+        if column.type == "text":
+            return _texts(column, values, single=single)
+        if column.type == "boolean":
+            return np.array(values, np.float64 if absent else np.bool_)
+        return _numbers(column, values, kinds, absent, single=single)
+
+
+def _fill(column: Column, values: list[Any], *, single: bool) -> tuple[list[Any], set[int]]:
+    """Replace nulls by the default, or by what stands for an unknown value; say where the latter are."""
+    # NaN is how tables without null write it; only NaN differs from itself.
+    if None not in values and not (float in set(map(type, values)) and any(value != value for value in values)):
+        return values, set()
+    filled, absent = list(values), set()
+    for position, value in enumerate(values):
+        if value is None or value != value:
+            if column.default is not None:
+                filled[position] = column.default
+            elif column.nullable:
+                filled[position] = "" if column.type == "text" else float("nan")
+                absent.add(position)
+            else:
+                raise _refused(column.name, position, "null is not allowed", single=single)
+    return filled, absent
+
+
+def _categories(
+    column: Column, values: list[Any], absent: set[int], *, single: bool, coded: bool
+) -> Array:
+    places: dict[Any, int] = {category: place for place, category in enumerate(column.categories)}
+    codes = [places.get(value, -1) for value in values]
+    if -1 in codes and not {position for position, code in enumerate(codes) if code < 0} <= absent:
+        position = next(index for index, code in enumerate(codes) if code < 0 and index not in absent)
+        known = ", ".join(map(str, column.categories[:_SHOWN])) + (", ..." if len(column.categories) > _SHOWN else "")
+        raise _refused(
+            column.name, position, f"{_shown(values[position])} is a new category; there are {known}", single=single
+        )
+    if coded:
+        result = np.array(codes, np.float64)
+        result[list(absent)] = np.nan
+        return result
+    if isinstance(column.categories[0], int):
+        return np.array(values, np.float64 if absent else np.int64)
+    return _texts(column, ["" if position in absent else value for position, value in enumerate(values)], single=single)
+
+
+def _texts(column: Column, values: list[str], *, single: bool) -> Array:
+    result = np.empty(len(values), object)
+    for position, value in enumerate(values):
+        try:
+            result[position] = value.encode()
+        except UnicodeEncodeError:
+            raise _refused(column.name, position, "it holds half of a surrogate pair", single=single) from None
+    return result
+
+
+def _numbers(column: Column, values: list[Any], kinds: set[type], absent: set[int], *, single: bool) -> Array:
+    exact = column.type == "integer" and kinds == {int}
+    try:
+        array: Array = np.array(values, np.int64 if exact else np.float64)
+    except OverflowError:
+        limit = 2**63 if exact else 10**308
+        position = next(index for index, value in enumerate(values) if abs(value) >= limit)
+        raise _refused(column.name, position, "the number is too large", single=single) from None
+    for bound, beyond, words in (
+        (column.min, np.less, "is under the minimum"),
+        (column.max, np.greater, "is over the maximum"),
+    ):
+        if bound is not None and (wrong := beyond(array, bound)).any():
+            position = int(wrong.argmax())
+            raise _refused(column.name, position, f"{values[position]} {words} {bound:g}", single=single)
+    if column.type == "integer" and not exact:
+        with np.errstate(invalid="ignore"):
+            wrong = (array != np.floor(array)) & ~np.isnan(array)
+        if wrong.any():
+            position = int(wrong.argmax())
+            raise _refused(column.name, position, f"{values[position]} is no integer", single=single)
+    if column.type == "number" and np.isinf(array).any():
+        raise _refused(column.name, int(np.isinf(array).argmax()), "infinity is not allowed", single=single)
+    return array
+
+
+def _cast(array: Array, dtype: np.dtype[Any], column: Column, *, single: bool) -> Array:
+    """As the model wants it; a number that does not fit is refused, not wrapped."""
+    if array.dtype == dtype or array.dtype.kind == "O":
+        return array
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        wrong = (array < limits.min) | (array > limits.max)
+    else:
+        with np.errstate(over="ignore"):
+            wrong = np.isinf(array.astype(dtype))
+    if wrong.any():
+        position = int(wrong.argmax())
+        raise _refused(column.name, position, f"{array[position]} does not fit {dtype.name}", single=single)
+    return array.astype(dtype)
+
+
+def _check_column(column: Column, output: str) -> None:
+    where = f"the column {column.name!r} of tabular.columns"
+    numeric = column.type in ("number", "integer")
+    if not numeric and (column.min is not None or column.max is not None):
+        raise ConfigurationError(f"{where} has a range, which a {column.type} has not")
+    if (column.type == "category") != bool(column.categories):
+        raise ConfigurationError(f"{where} must have categories if it is a category, and only then")
+    if len(set(column.categories)) != len(column.categories) or len(set(map(type, column.categories))) > 1:
+        raise ConfigurationError(f"{where} lists a category twice, or both texts and integers")
+    if column.type == "text" and output == "matrix":
+        raise ConfigurationError(f"{where} is text, which a matrix of numbers cannot hold: use output columns")
+
+
+def _check_input(column: Column, spec: TensorSpec) -> None:
+    where = f"the column {column.name!r} is {column.type}, the model's input {spec.name!r} is {spec.datatype}"
+    text = column.type == "text" or (column.type == "category" and isinstance(column.categories[0], str))
+    if text != (spec.datatype == "BYTES") or spec.datatype == "BF16":
+        raise ConfigurationError(where)
+    if any(size not in (-1, 1) for size in spec.shape[1:]):
+        raise ConfigurationError(f"{where} {list(spec.shape)}: one value per row belongs in it")
+    if spec.datatype == "BOOL" and column.type != "boolean":
+        raise ConfigurationError(where)
+    if DATATYPES[spec.datatype].kind in "iub":
+        _check_whole(column, spec)
+
+
+def _check_whole(column: Column, spec: TensorSpec) -> None:
+    where = f"the column {column.name!r} goes into the input {spec.name!r} of {spec.datatype}"
+    if column.type == "number":
+        raise ConfigurationError(f"{where}: declare it an integer")
+    if column.nullable and column.default is None:
+        raise ConfigurationError(f"{where}, which has no NaN for null: give a default")
+
+
+def _example(column: Column) -> Any:
+    if column.default is not None:
+        return column.default
+    if column.type == "category":
+        return column.categories[0]
+    if column.type in ("number", "integer"):
+        lowest = column.min if column.min is not None else min(0.0, column.max if column.max is not None else 0.0)
+        return int(-(-lowest // 1)) if column.type == "integer" or lowest == int(lowest) else lowest
+    return {"boolean": False, "text": "word"}[column.type]
+
+
+def _refused(name: str, position: int, reason: str, *, single: bool) -> InvalidInput:
+    return InvalidInput(f"{_row(position, single=single)}column {name!r}: {reason}", field=name)
+
+
+def _row(position: int, *, single: bool) -> str:
+    return "" if single else f"row {position}, "
+
+
+def _shown(value: Any) -> str:
+    names = {dict: "an object", list: "a list", type(None): "null", bool: str(value).lower()}
+    return names.get(type(value), repr(value)[:60])
+
+
+def _bulk_columns(
+    signature: Signature,
+    labels: tuple[str, ...],
+    *,
+    columns: Sequence[Mapping[str, Any]],
+    output: str = "matrix",
+    extra: str = "refuse",
+) -> Callable[[Any], Tensors]:
+    table = Table.of(columns, output, extra)
+    table.check_against(signature, output)
+    if output == "columns":
+        specs = {spec.name: spec for spec in signature.inputs}
+        return lambda rows: table.tensors(rows, specs)
+    spec = signature.inputs[0]
+    return lambda rows: {spec.name: table.matrix(rows, DATATYPES[spec.datatype])}
+
+
+def _example_row(*, columns: Sequence[Mapping[str, Any]], output: str = "matrix", extra: str = "refuse") -> Any:
+    return Table.of(columns, output, extra).example()
+
+
+@has_bulk(_bulk_columns, _example_row)
+def columns(
+    value: Any,
+    context: dict[str, Any],
+    *,
+    columns: Sequence[Mapping[str, Any]],
+    output: str = "matrix",
+    extra: str = "refuse",
+) -> Any:
+    """Turn a row, an object with a field for each column, into what a model of tables takes.
+
+    A value of the wrong type, outside its range or of a new category is refused, and so are a column that is missing
+    and one that nobody knows. The message names the row, the column and the reason.
+
+    Args:
+        value: one row.
+        context: not used.
+        columns: in the model's order. Each has a `name`; a `type` of `number` (the default), `integer`, `boolean`,
+            `category` and, with output columns, `text`; if wanted `min`, `max`, `categories` (texts or integers),
+            `nullable` (null becomes NaN, or empty text) and `default` (stands in for null and for an absent column).
+        output: `matrix` for one tensor of numbers in the order of the columns, in which a category is its place in
+            `categories` and a boolean 0 or 1; `columns` for a tensor of its own for each, under its name.
+        extra: whether to `refuse` or `ignore` columns that are not listed.
+
+    Raises:
+        InvalidInput: the row does not fit; `field` is the column.
+        ConfigurationError: the columns contradict themselves or the model.
+    """
+    table = Table.of(columns, output, extra)
+    if output == "columns":
+        return {name: array[0] for name, array in table.tensors([value]).items()}
+    return table.matrix([value])[0]
+

@@ -1,0 +1,110 @@
+import asyncio
+from time import monotonic
+
+import numpy as np
+import pytest
+
+from rung.domain.errors import DeadlineExceeded, ModelError
+from rung.domain.predictions import NEVER, Request, Response
+from rung.serving.coalesce import Coalescer, fingerprint
+
+
+def request(value: float, deadline: float = NEVER) -> Request:
+    return Request({"x": np.full((1, 2), value, np.float32)}, deadline=deadline, arrived=monotonic())
+
+
+class Slow:
+    """A predictor that answers when told to."""
+
+    def __init__(self) -> None:
+        self.started: list[float] = []
+        self.cancelled = 0
+        self.go = asyncio.Event()
+
+    async def __call__(self, request: Request) -> Response:
+        value = float(request.inputs["x"][0, 0])
+        self.started.append(value)
+        try:
+            await self.go.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if value < 0:
+            raise ModelError("negative")
+        return Response("m", 1, {"y": request.inputs["x"] * 2})
+
+
+async def call(predictor: Coalescer, one: Request) -> Response:
+    return await predictor(one)
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.asyncio
+async def test_equal_requests_in_flight_are_computed_once_and_later_ones_anew():
+    inner = Slow()
+    predictor = Coalescer(inner)
+    waiting = [asyncio.ensure_future(call(predictor, request(value))) for value in (1, 2, 1, 1)]
+    await settle()
+    assert inner.started == [1, 2]
+    inner.go.set()
+    assert [float((await one).outputs["y"][0, 0]) for one in waiting] == [2, 4, 2, 2]
+    assert predictor.joined == 2
+    await predictor(request(1))
+    assert inner.started == [1, 2, 1], "an answer that is out is not kept"
+
+
+@pytest.mark.asyncio
+async def test_each_caller_keeps_its_own_deadline():
+    inner = Slow()
+    predictor = Coalescer(inner)
+    patient = asyncio.ensure_future(call(predictor, request(1)))
+    with pytest.raises(DeadlineExceeded):
+        await predictor(request(1, deadline=monotonic() + 0.02))
+    inner.go.set()
+    assert float((await patient).outputs["y"][0, 0]) == 2
+
+
+@pytest.mark.asyncio
+async def test_the_work_goes_on_until_the_last_caller_has_left():
+    inner = Slow()
+    predictor = Coalescer(inner)
+    first, second = (asyncio.ensure_future(call(predictor, request(1))) for _ in range(2))
+    await settle()
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    assert inner.cancelled == 0
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+    await settle()
+    assert inner.cancelled == 1
+    inner.go.set()
+    assert float((await predictor(request(1))).outputs["y"][0, 0]) == 2
+
+
+@pytest.mark.asyncio
+async def test_a_failure_is_everybodys():
+    inner = Slow()
+    inner.go.set()
+    predictor = Coalescer(inner)
+    answers = await asyncio.gather(*(predictor(request(-1)) for _ in range(3)), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [ModelError] * 3
+
+
+def test_only_requests_that_are_equal_in_every_respect_are_equal():
+    x = np.arange(4, dtype=np.float32).reshape(2, 2)
+    texts = [np.array([[b"a", b"bc"]], object), np.array([[b"ab", b"c"]], object)]
+    requests = [
+        Request({"x": x}),
+        Request({"y": x}),
+        Request({"x": x.reshape(1, 4)}),
+        Request({"x": x.astype(np.float64)}),
+        Request({"x": x + 1}),
+        Request({"x": x}, outputs=("a",)),
+        *(Request({"x": text}) for text in texts),
+    ]
+    assert len({fingerprint(one) for one in requests}) == len(requests)
+    assert fingerprint(Request({"x": x})) == fingerprint(Request({"x": np.asfortranarray(x)}))

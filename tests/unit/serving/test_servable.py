@@ -1,0 +1,96 @@
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from rung.domain.errors import InvalidInput, NotAcceptable
+from rung.domain.models import Manifest, Step, Transforms
+from rung.domain.predictions import Payload
+from rung.serving.batcher import Batcher
+from rung.serving.cost import CostModel
+from rung.serving.lanes import Lanes
+from rung.serving.servable import Servable
+from rung.testing.scripted import ScriptedModel
+from rung.transforms.pipeline import Pipeline
+
+pytestmark = pytest.mark.asyncio
+
+JSON = ("application/json",)
+
+
+@pytest.fixture
+def make():
+    """`make(transforms) -> Servable` of a scripted model that runs on the loop."""
+    pools = []
+
+    def one(transforms=None):
+        model = ScriptedModel(columns=3)
+        cost = CostModel()
+        cost.learn(1, 1e-6)
+        manifest = Manifest("m", 7, "scripted", model.signature, transforms=transforms or Transforms())
+        batcher = Batcher("m", 7, model, cost, Lanes(1, "test"), threads=1, max_wait=5.0)
+        pools.append(ThreadPoolExecutor(1, thread_name_prefix="transforms"))
+        return Servable(manifest, "digest", model, batcher, Pipeline.build(manifest), pools[-1])
+
+    yield one
+    for pool in pools:
+        pool.shutdown()
+
+
+async def test_rows_in_and_json_out(make):
+    servable = make()
+    answer = await servable.respond(Payload("rows", [[1, 2, 3], [4, 5, 6]]), JSON)
+    assert answer.media_type == "application/json"
+    assert b"[[2.0,4.0,6.0],[8.0,10.0,12.0]]" in answer.body
+    assert (answer.model, answer.version) == ("m", 7)
+    assert servable.batcher.inflight == 0
+
+
+async def test_nobody_waits_for_an_answer_that_cannot_be_given(make):
+    servable = make()
+    with pytest.raises(NotAcceptable):
+        await servable.respond(Payload("rows", [[1, 2, 3]]), ("image/png",))
+    assert servable.model.calls == []
+    assert servable.batcher.inflight == 0
+
+
+async def test_a_bad_payload_gives_its_handle_back(make):
+    servable = make()
+    with pytest.raises(InvalidInput):
+        await servable.respond(Payload("rows", [["a", "b", "c"]]), JSON)
+    assert servable.batcher.inflight == 0
+
+
+async def test_the_handle_covers_the_transforms_which_run_off_the_loop(make, monkeypatch):
+    steps = (Step("image.decode"), Step("image.layout", {"order": "HWC"}))
+    servable = make(Transforms(input=steps))
+    entered, gate, threads = threading.Event(), threading.Event(), []
+
+    def prepare(payload):
+        threads.append(threading.current_thread().name)
+        entered.set()
+        gate.wait(30)
+        raise InvalidInput("not a picture")
+
+    monkeypatch.setattr(servable.pipeline, "prepare", prepare)
+    idle = []
+    servable.batcher.on_idle = lambda: idle.append(True)
+    asked = asyncio.ensure_future(servable.respond(Payload("image", b""), JSON))
+    await asyncio.to_thread(entered.wait, 30)
+    assert servable.batcher.inflight == 1
+    assert idle == []
+    gate.set()
+    with pytest.raises(InvalidInput):
+        await asked
+    assert threads[0].startswith("transforms")
+    assert idle == [True]
+
+
+async def test_tensors_pass_as_they_are(make):
+    servable = make()
+    x = np.ones((1, 3), np.float32)
+    answer = await servable.respond(Payload("tensors", {"x": x}), ("application/octet-stream",))
+    assert answer.body == (x * 2).tobytes()
+    assert min(answer.prepared, answer.queued, answer.computed, answer.finished) >= 0

@@ -15,9 +15,11 @@ from rung.domain.errors import OperatorError
 from rung.ports import LoadOptions, Source
 from rung.protocols.batch import Batch
 from rung.protocols.health import Health
+from rung.protocols.kserve_v1 import KserveV1
 from rung.protocols.native import Native
 from rung.protocols.oip_rest import OipRest
 from rung.protocols.server import HttpServer
+from rung.protocols.tfserving import TfServing
 from rung.serving.lanes import cores
 from rung.serving.manager import Manager, ManagerOptions
 from rung.serving.metrics import collect
@@ -51,6 +53,7 @@ class Replica:
                 lanes=lanes,
                 objective=settings.objective_ms / 1e3,
                 max_wait=settings.max_wait_ms / 1e3,
+                coalesce=settings.coalesce,
                 poll_seconds=settings.poll_seconds,
             ),
         )
@@ -59,6 +62,8 @@ class Replica:
             *OipRest(self.manager, server_name=settings.server_name, version=__version__).routes(),
             *Native(self.manager).routes(),
             *Batch(self.manager).routes(),
+            *TfServing(self.manager, metrics.render).routes(),
+            *KserveV1(self.manager).routes(),
             *Health(self.manager.problems, metrics.render).routes(),
         ]
         self.door = HttpServer(routes, settings.door, access_log=settings.access_log)

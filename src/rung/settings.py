@@ -60,6 +60,8 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     0 means twice the cost of one row, and at least 10 ms."""
     max_wait_ms: _Duration = 5000.0
     """Longest predicted wait at which a request is still let in; 429 beyond it."""
+    coalesce: bool = False
+    """Compute equal requests in flight once. For models whose answer depends on the input alone."""
     lanes: _Count = 0
     """Model calls at once per model; 0 means one per core of this process."""
     threads: _Count = 0

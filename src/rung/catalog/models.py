@@ -20,6 +20,7 @@ from rung.domain.tensors import Signature, Tensors
 from rung.plugins import RUNTIMES, resolve
 from rung.ports import BlobStore, Fetched, LoadOptions, Model
 from rung.transforms.pipeline import Pipeline
+from rung.transforms.tasks import default_output
 
 __all__ = ["Declared", "Entry", "Verification", "delete", "list_models", "register", "show", "verify"]
 
@@ -84,7 +85,8 @@ def register(
     """Publish an artifact as the next version of a model, after proving that it loads and answers.
 
     `runtime` is recognised from the artifact when empty. `examples` are the inputs of the golden
-    examples; None makes up two from the signature, the same every time.
+    examples; None makes up two from the signature, the same every time. A task without output steps gets
+    those of `rung.transforms.tasks` where they fit; the manifest says which.
 
     Raises:
         InvalidInput: the name or a declared value will not do, or an example does not fit the signature.
@@ -120,6 +122,11 @@ def register(
             golden=Golden(_GOLDEN, len(answered)),
             **{"version": 0, **declared},  # type: ignore[arg-type]
         )
+        if not manifest.transforms.output:
+            answers = [outputs for _, outputs in answered]
+            chosen = default_output(manifest.task, signature, manifest.labels, answers)
+            transforms = msgspec.structs.replace(manifest.transforms, output=chosen)
+            manifest = msgspec.structs.replace(manifest, transforms=transforms)
         if not manifest.lineage.source:
             lineage = msgspec.structs.replace(manifest.lineage, source=artifact.name)
             manifest = msgspec.structs.replace(manifest, lineage=lineage)
@@ -227,6 +234,8 @@ def verify(store: BlobStore, name: str, version: int | None = None, cache: Path 
 
 def _replay(fetched: Fetched) -> int:
     manifest, golden, folder = fetched.manifest, fetched.manifest.golden, fetched.folder
+    if manifest.graph is not None:
+        return 0  # what it answers is up to the versions of its models
     model = _load(manifest.runtime, Path(fetched.artifact))
     try:
         if model.signature != manifest.signature:

@@ -80,6 +80,9 @@ def serve(
     swap: Annotated[
         str | None, typer.Option(help="availability loads the new version first, resources frees the old one first.")
     ] = None,
+    coalesce: Annotated[
+        bool | None, typer.Option("--coalesce", help="Compute equal requests in flight once; for deterministic models.")
+    ] = None,
     lanes: Annotated[int | None, typer.Option(help="Model calls at once.  [one per core]")] = None,
     threads: Annotated[int | None, typer.Option(help="Cores that a lone call may use.  [all]")] = None,
     server_name: Annotated[str | None, typer.Option(help="Name in server metadata: rung or triton.")] = None,
@@ -97,6 +100,7 @@ def serve(
         "versions": versions,
         "pin": tuple(pin) if pin else None,
         "swap": swap,
+        "coalesce": coalesce,
         "lanes": lanes,
         "threads": threads,
         "server_name": server_name,

@@ -8,6 +8,7 @@ import msgspec
 import orjson
 
 from rung.catalog import models as catalog
+from rung.catalog.graphs import read_graph, register_graph
 from rung.domain.errors import ConfigurationError, InvalidInput, OperatorError
 from rung.domain.models import Manifest, Transforms
 from rung.domain.names import name_from
@@ -34,19 +35,32 @@ def register(
         raise InvalidInput(
             f"{artifact} is code and a repository holds model files only; serve a class with `rung serve {artifact}`"
         )
-    manifest = catalog.register(
-        open_store(repository),
-        path,
-        name=name or name_from(path.stem),
+    steps = _read_transforms(transforms)
+    declared = catalog.Declared(
         task=task,
         labels=tuple(label.strip() for label in labels.split(",") if label.strip()),
-        transforms=_read_transforms(transforms),
+        transforms=steps,
         description=description,
     )
+    store, chosen = open_store(repository), name or name_from(path.stem)
+    graph = read_graph(path)
+    if graph is not None:
+        manifest = register_graph(store, graph, name=chosen, **declared)
+    else:
+        manifest = catalog.register(store, path, name=chosen, **declared)
     if as_json:
         _print_json(manifest)
     else:
         print(f"registered {manifest.name} version {manifest.version} in {repository}")
+        if not steps.output:
+            _print_chosen(manifest)
+
+
+def _print_chosen(manifest: Manifest) -> None:
+    for step in manifest.transforms.output:
+        print(f"  {manifest.task}: its answers go through {step.name} {orjson.dumps(step.params).decode()}")
+    if manifest.task and not manifest.transforms.output:
+        print(f"  no output step fits the task {manifest.task!r} and these outputs: answers are plain tensors")
 
 
 def _read_transforms(path: Path | None) -> Transforms:

@@ -100,14 +100,17 @@ def _local(target: str, stack: ExitStack) -> Answerer:
             f"{target} holds the models {names}: name one, as in {target}/{(names or ['NAME'])[0]}"
         )
     loaded = load(source, max(versions, key=lambda version: version.version), LoadOptions(), 0.0)
-    stack.callback(loaded.model.close)
+    model = loaded.model
+    if model is None:
+        raise ConfigurationError(f"{target} is a graph of models: serve the repository and give the URL")
+    stack.callback(model.close)
 
     def answer(body: bytes, media: str, wanted: str) -> tuple[str, bytes]:
         kind, parameters = content_type(media.encode())
         payload = payload_of(body, kind, parameters, loaded.manifest, 1)
         chosen = loaded.pipeline.negotiate(accepted(wanted.encode()))
         prepared = loaded.pipeline.prepare(payload)
-        results = loaded.pipeline.finish(loaded.model.predict(prepared.inputs), prepared)
+        results = loaded.pipeline.finish(model.predict(prepared.inputs), prepared)
         return chosen, loaded.pipeline.render(results, chosen)
 
     return answer

@@ -1,7 +1,7 @@
 """Models and their versions: what a bundle declares, and the states a version goes through."""
 
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -11,8 +11,10 @@ __all__ = [
     "AspiredVersion",
     "FileDigest",
     "Golden",
+    "Graph",
     "Lineage",
     "Manifest",
+    "Node",
     "Step",
     "Transforms",
     "VersionState",
@@ -68,6 +70,37 @@ class Lineage(msgspec.Struct, frozen=True):
     extra: dict[str, str] = {}
 
 
+class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One model in a graph of models."""
+
+    model: str
+    version: int | None = None
+    """None follows whichever version answers."""
+    inputs: dict[str, str] = {}
+    """Input of the model -> name of the value that goes in; a name left out is the input's own."""
+    outputs: dict[str, str] = {}
+    """Output of the model -> name of the value that comes out; a name left out is the output's own."""
+    weight: float = 1.0
+    """Share in the mean of an ensemble."""
+    case: tuple[str, ...] = ()
+    """Values of a switch for which this model answers; empty for every other value."""
+
+
+class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Several models that answer as one.
+
+    `sequence`: each model takes the request's inputs and what others made, by name; those that do not
+    wait for each other run side by side. `ensemble`: all models take the same inputs, and their
+    outputs of equal names are averaged. `switch`: the value of the input `on` picks the model, row by row.
+    """
+
+    kind: Literal["sequence", "ensemble", "switch"]
+    nodes: tuple[Node, ...]
+    on: str = ""
+    outputs: tuple[str, ...] = ()
+    """Values that leave the graph; empty means those that no model takes."""
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """All that rung knows about one version of a model. Its sha256 is the version's identity."""
 
@@ -86,6 +119,8 @@ class Manifest(msgspec.Struct, frozen=True):
     files: dict[str, FileDigest] = {}
     lineage: Lineage = Lineage()
     metrics: dict[str, float] = {}
+    graph: Graph | None = None
+    """The models behind this one, when it has no artifact of its own."""
     description: str = ""
     created: str = ""
     """RFC 3339, UTC."""

@@ -43,6 +43,8 @@ class Response(msgspec.Struct, gc=False):
     """Seconds of the model call that this request was part of."""
     batch: int = 1
     """Rows in that call."""
+    steps: tuple[tuple[str, float, float], ...] = ()
+    """Behind a graph of models: each model's name, and its seconds queued and computed, in order of finishing."""
 
 
 class Payload(msgspec.Struct):
@@ -69,6 +71,8 @@ class Answer(msgspec.Struct):
     computed: float = 0.0
     finished: float = 0.0
     """Seconds of the output transforms and the rendering."""
+    steps: tuple[tuple[str, float, float], ...] = ()
+    """As in `Response`."""
 
 
 class Timing(msgspec.Struct):

@@ -58,13 +58,17 @@ def itemsize(datatype: str) -> int:
     return 0 if datatype == "BYTES" else DATATYPES[datatype].itemsize
 
 
-class TensorSpec(msgspec.Struct, frozen=True):
+class TensorSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one input or output looks like."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     """-1 stands for a size that varies."""
+    columns: tuple[str, ...] = ()
+    """What the entries of the last dimension are called, where the artifact says so."""
+    sample: str | int | float | None = None
+    """A value that the model takes, where not every value of the datatype will do."""
 
     def admits(self, shape: tuple[int, ...]) -> bool:
         """Whether an array of this shape fits."""

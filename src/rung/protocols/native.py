@@ -28,6 +28,7 @@ from rung.protocols.describe import VIEWS, base_url, describe
 from rung.protocols.exchange import Head, Reply, Route
 from rung.protocols.headers import priority_of, target_of, timeout_of
 from rung.protocols.media import accepted, content_type
+from rung.protocols.timing import steps_timing
 from rung.transforms.pipeline import raw_type
 
 __all__ = ["Native"]
@@ -160,7 +161,9 @@ class Native:
             for status in self._directory.statuses()
         ]
         doors = {"predict": "/predict/{model}", "open_inference_protocol": "/v2", "metrics": "/metrics"}
-        return Reply(200, orjson.dumps({"server": "rung", "version": __version__, "models": models, "doors": doors}))
+        # `status` is what KServe's client asks this path for.
+        answer = {"server": "rung", "version": __version__, "status": "alive", "models": models, "doors": doors}
+        return Reply(200, orjson.dumps(answer))
 
     async def _respond(self, plan: _Plan, bound: _Bound, served: Served, body: bytes, arrived: float) -> Reply:
         payload = payload_of(body, plan.media, plan.parameters, served.manifest, self._max_parts)
@@ -173,7 +176,9 @@ class Native:
             _label(bound, answer.model, answer.version)
         headers = bound.headers
         if plan.timing:
-            timing = _server_timing(arrived, parsed, answer.prepared, answer.queued, answer.computed, answer.finished)
+            timing = _server_timing(
+                arrived, parsed, answer.prepared, answer.queued, answer.computed, answer.finished, answer.steps
+            )
             headers = (*headers, timing)
         # Browsers show image/png and save what they do not know.
         media = b"image/png" if plan.view == "overlay" else answer.media_type.encode("latin-1")
@@ -235,7 +240,13 @@ def _raw_type(bound: _Bound, served: Served, array: Array) -> bytes:
 
 
 def _server_timing(
-    arrived: float, parsed: float, prepared: float, queued: float, computed: float, finished: float
+    arrived: float,
+    parsed: float,
+    prepared: float,
+    queued: float,
+    computed: float,
+    finished: float,
+    steps: tuple[tuple[str, float, float], ...] = (),
 ) -> tuple[bytes, bytes]:
     """Write the parts in milliseconds; `total` is their sum.
 
@@ -247,4 +258,5 @@ def _server_timing(
     encode = max(0, total - parse - prepare - queue - compute - finish)
     parts = {"parse": parse, "prepare": prepare, "queue": queue, "compute": compute, "finish": finish, "encode": encode}
     parts["total"] = sum(parts.values())
-    return b"server-timing", ", ".join(f"{name};dur={us / 1000:.3f}" for name, us in parts.items()).encode("ascii")
+    entries = [f"{name};dur={us / 1000:.3f}" for name, us in parts.items()]
+    return b"server-timing", ", ".join([*entries, *steps_timing(steps)]).encode("ascii")

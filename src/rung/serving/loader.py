@@ -29,7 +29,8 @@ class Loaded(msgspec.Struct, frozen=True):
     """A version that has answered its examples."""
 
     manifest: Manifest
-    model: Model
+    model: Model | None
+    """None for a graph of other models."""
     pipeline: Pipeline
     cost: CostModel
 
@@ -41,6 +42,8 @@ def load(source: Source, version: AspiredVersion, options: LoadOptions, objectiv
         BundleError: it may not be served, and why.
     """
     fetched = source.fetch(version)
+    if fetched.manifest.graph is not None:
+        return Loaded(fetched.manifest, None, Pipeline.build(fetched.manifest), CostModel(objective))
     runtime = resolve(RUNTIMES, fetched.manifest.runtime, "runtime")()
     model: Model = runtime.load(fetched.artifact, msgspec.structs.replace(options, trusted=fetched.trusted))
     try:

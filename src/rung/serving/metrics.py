@@ -1,8 +1,9 @@
-"""What `/metrics` shows of the models: rung's own names, and Triton's for dashboards that exist.
+"""What `/metrics` shows of the models: rung's own names, and those of Triton and TF Serving for dashboards that exist.
 
 Histograms are true ones with fixed bounds, so they add up over replicas.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -19,6 +20,16 @@ __all__ = ["collect"]
 _LABELS = ["model", "version"]
 _TRITON_REASON = {"Overloaded": "REJECTED", "Cancelled": "CANCELED", "ModelError": "BACKEND", "WorkerDied": "BACKEND"}
 
+_TENSORFLOW_STATUS = {
+    "InvalidInput": "INVALID_ARGUMENT",
+    "Overloaded": "RESOURCE_EXHAUSTED",
+    "DeadlineExceeded": "DEADLINE_EXCEEDED",
+    "Cancelled": "CANCELLED",
+    "NotReady": "UNAVAILABLE",
+    "ModelError": "INTERNAL",
+    "WorkerDied": "INTERNAL",
+}
+
 
 def collect(servables: Iterable["Servable"]) -> Iterator["Metric"]:
     """Metric families of prometheus-client for these versions."""
@@ -29,6 +40,7 @@ def collect(servables: Iterable["Servable"]) -> Iterator["Metric"]:
     yield from _times(recorders)
     yield from _counts(served)
     yield from _triton(served)
+    yield from _tensorflow(recorders)
 
 
 def _times(recorders: list[Recorder]) -> Iterator["Metric"]:
@@ -62,6 +74,9 @@ def _counts(served: list["Servable"]) -> Iterator["Metric"]:
     )
     inflight = GaugeMetricFamily("rung_requests_in_flight", "Requests being worked on.", labels=_LABELS)
     cap = GaugeMetricFamily("rung_batch_rows_cap", "Rows beyond which a batch does not pay.", labels=_LABELS)
+    joined = CounterMetricFamily(
+        "rung_requests_coalesced", "Requests answered by an equal one's computation.", labels=_LABELS
+    )
     wait = GaugeMetricFamily("rung_predicted_wait_seconds", "Wait of a request that came in now.", labels=_LABELS)
     for one in served:
         recorder = one.batcher.recorder
@@ -75,7 +90,9 @@ def _counts(served: list["Servable"]) -> Iterator["Metric"]:
         inflight.add_metric(labels, one.batcher.inflight)
         cap.add_metric(labels, one.batcher.cost.cap)
         wait.add_metric(labels, one.batcher.wait())
-    yield from (rows, calls, released, failures, inflight, cap, wait)
+        if one.coalescer is not None:
+            joined.add_metric(labels, one.coalescer.joined)
+    yield from (rows, calls, released, failures, inflight, cap, joined, wait)
 
 
 def _triton(served: list["Servable"]) -> Iterator["Metric"]:
@@ -115,6 +132,40 @@ def _triton(served: list["Servable"]) -> Iterator["Metric"]:
             reason = {"reason": _TRITON_REASON.get(error, "OTHER")}
             failures.add_sample(failures.name, labels | reason, count)
     yield from (*families.values(), failures)
+
+
+def _tensorflow(recorders: list[Recorder]) -> Iterator["Metric"]:
+    """Requests of every protocol, summed over the versions of a model: TF Serving tells none of these apart."""
+    from prometheus_client.core import HistogramMetricFamily, Metric
+
+    requests = Metric(":tensorflow:serving:request_count", "Requests by status, over all protocols.", "unknown")
+    latency = HistogramMetricFamily(
+        ":tensorflow:serving:request_latency",
+        "Microseconds from the arrival of a request to its answer.",
+        labels=["model_name"],
+    )
+    runtime = HistogramMetricFamily(
+        ":tensorflow:serving:runtime_latency",
+        "Microseconds of the model call that a request was part of.",
+        labels=["model_name"],
+    )
+    models: dict[str, list[Recorder]] = {}
+    for recorder in recorders:
+        models.setdefault(recorder.statistics.name, []).append(recorder)
+    bounds = [*(repr(round(bound * 1e6)) for bound in BOUNDS), "+Inf"]
+    for model, versions in models.items():
+        counts = Counter({"OK": sum(one.statistics.success.count for one in versions)})
+        for one in versions:
+            for error, count in one.statistics.failures.items():
+                counts[_TENSORFLOW_STATUS.get(error, "UNKNOWN")] += count
+        for status, count in counts.items():
+            requests.add_sample(requests.name, {"model_name": model, "status": status}, count)
+        for family, part in ((latency, "total"), (runtime, "compute")):
+            histograms = [getattr(one, part) for one in versions]
+            summed = accumulate(map(sum, zip(*(one.counts for one in histograms), strict=True)))
+            seconds = sum(one.sum for one in histograms)
+            family.add_metric([model], list(zip(bounds, summed, strict=True)), seconds * 1e6)
+    yield from (requests, latency, runtime)
 
 
 def _labels(recorder: Recorder) -> list[str]:

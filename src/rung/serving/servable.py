@@ -7,8 +7,10 @@ from typing import Any
 
 from rung.domain.models import Manifest
 from rung.domain.predictions import Answer, Payload, Request, Response
-from rung.ports import Model
+from rung.ports import Model, Predictor
 from rung.serving.batcher import Batcher
+from rung.serving.coalesce import Coalescer
+from rung.serving.graphs import GraphPredictor
 from rung.transforms.pipeline import Pipeline
 
 __all__ = ["Servable"]
@@ -17,18 +19,26 @@ __all__ = ["Servable"]
 class Servable:
     """`ports.Served`: a model with its batcher and its bundle's transforms."""
 
-    __slots__ = ("_pool", "batcher", "digest", "manifest", "model", "pipeline", "platform", "predict")
+    __slots__ = ("_pool", "batcher", "coalescer", "digest", "manifest", "model", "pipeline", "platform", "predict")
 
     def __init__(
-        self, manifest: Manifest, digest: str, model: Model, batcher: Batcher, pipeline: Pipeline, pool: Executor
+        self,
+        manifest: Manifest,
+        digest: str,
+        model: Model | None,
+        batcher: Batcher | GraphPredictor,
+        pipeline: Pipeline,
+        pool: Executor,
     ) -> None:
         self.manifest = manifest
         self.digest = digest
         self.model = model
-        self.platform = model.platform
+        """None for a graph, whose models are other servables."""
+        self.platform = "ensemble" if model is None else model.platform
         self.batcher = batcher
         self.pipeline = pipeline
-        self.predict = batcher.__call__
+        self.coalescer: Coalescer | None = None
+        self.predict: Predictor = batcher.__call__
         """The `Predictor`; no frame of ours in between."""
         self._pool = pool
 
@@ -71,6 +81,7 @@ class Servable:
             queued=response.queued,
             computed=response.computed,
             finished=monotonic() - answered,
+            steps=response.steps,
         )
 
     async def _run(self, call: Any, *arguments: Any) -> Any:

@@ -32,20 +32,24 @@ def configure_logs(style: str = "auto", level: str = "info") -> None:
     )
 
 
-def say(stream: TextIO, text: str) -> None:
-    """Write a line at once. A reader that has left, as of `| head`, is no reason for a server to stop."""
+def say(stream: TextIO | None, text: str) -> None:
+    """Write a line at once, to whoever is there: a reader that has left, or a full disk, must not stop a server."""
+    if stream is None:
+        return  # closed before we were started
     try:
         stream.write(text + "\n")
         stream.flush()
-    except OSError:
+    except BrokenPipeError:
         # It will not come back: what is left in the buffer, and all that follows, goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except OSError:
+        pass
 
 
 class _Lines:
     """What structlog writes to: a stream, a line per event."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
 
     def msg(self, text: str) -> None:

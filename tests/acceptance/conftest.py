@@ -50,7 +50,8 @@ Rung = Callable[..., subprocess.CompletedProcess[str]]
 def serve(tmp_path: Path) -> Iterator[Serve]:
     """`serve(*args, env=None) -> Served`: start `rung serve ARGS` and wait until it answers.
 
-    With `ready=False` it does not wait, and there is no URL. It runs in the test's folder. What it wrote to standard error is shown where the test fails.
+    With `ready=False` it does not wait, and there is no URL. It runs in the test's folder. What it
+    wrote to standard error is shown where the test fails.
     """
     started: list[Served] = []
 
@@ -80,7 +81,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
             served.process.wait()
         assert served.process.stdout is not None
         served.process.stdout.close()
-        print(served.stderr())
+        sys.stdout.write(served.stderr())
 
 
 @pytest.fixture

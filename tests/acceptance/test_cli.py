@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -20,7 +21,22 @@ from rung.domain.models import Manifest, Step, Transforms
 from rung.store.blobs import DiskStore
 from rung.testing import models
 
-NOT_NAMES = ["", "Upper", "../up", "a/b", "a b", "a\nb", ".hidden", "con", "a..b", "x" * 64, "na\u00efve", "\u0430", "--", "a;ls"]
+NOT_NAMES = [
+    "",
+    "Upper",
+    "../up",
+    "a/b",
+    "a b",
+    "a\nb",
+    ".hidden",
+    "con",
+    "a..b",
+    "x" * 64,
+    "na\u00efve",
+    "\u0430",
+    "--",
+    "a;ls",
+]
 
 
 @pytest.fixture
@@ -59,7 +75,10 @@ def test_register_list_show_verify_delete(rung, tmp_path):
     assert lines[0].split() == ["NAME", "VERSION", "RUNTIME", "TASK", "BYTES", "CREATED", "DIGEST"]
     assert [line.split()[:3] for line in lines[1:]] == [["my-model", "1", "onnx"], ["my-model", "2", "onnx"]]
     listed = json.loads(rung("models", "list", "--json").stdout)
-    assert [(one["name"], one["version"], one["problem"]) for one in listed] == [("my-model", 1, ""), ("my-model", 2, "")]
+    assert [(one["name"], one["version"], one["problem"]) for one in listed] == [
+        ("my-model", 1, ""),
+        ("my-model", 2, ""),
+    ]
     assert len(listed[0]["digest"]) == 64
 
     shown = rung("models", "show", "my-model", "1").stdout
@@ -165,7 +184,13 @@ def test_version_and_help(rung):
     from rung import __version__
 
     assert rung("--version").stdout == f"rung {__version__}\n"
-    for arguments in ([], ["models"], ["serve"], ["predict"], *(["models", one] for one in ("register", "list", "show", "verify", "delete"))):
+    for arguments in (
+        [],
+        ["models"],
+        ["serve"],
+        ["predict"],
+        *(["models", one] for one in ("register", "list", "show", "verify", "delete")),
+    ):
         done = rung(*arguments, "--help")
         assert done.returncode == 0
         assert "Usage: " in done.stdout
@@ -178,7 +203,9 @@ def test_pipes_get_plain_text_and_may_leave_early(rung, tmp_path):
         file = models.scale(tmp_path / "double.onnx", float(number))
         catalog.register(DiskStore(tmp_path / ".rung/repository"), file, name="double")
     command = f"{sys.executable} -m rung models show double --json | head -c 1"
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=30
+    )
     assert (done.stdout, done.stderr) == ("{", "")
 
 
@@ -221,17 +248,30 @@ def run_lines(printed, folder):
     return found
 
 
+def renamed(path, old, new):
+    """The same model with another name for one of its inputs."""
+    model = onnx.load(path)
+    for value in model.graph.input:
+        value.name = new if value.name == old else value.name
+    for node in model.graph.node:
+        node.input[:] = [new if name == old else name for name in node.input]
+    onnx.save(model, path)
+    return path
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_printed_lines_work(serve_for_people, segmenter, tmp_path):
     tiny = models.tiny(tmp_path / "tiny.onnx")
     two = models.add_sub(tmp_path / "two.onnx")
     text = models.string_identity(tmp_path / "words.onnx")
     large = models.segmentation(tmp_path / "large.onnx", size=128, channels=4)
-    printed, _ = serve_for_people(tiny, two, text, large, segmenter, count=5)
+    hostile = renamed(models.add_sub(tmp_path / "hostile.onnx"), "INPUT1", "it's $(touch pwned) `touch pwned`")
+    printed, _ = serve_for_people(tiny, two, text, large, hostile, segmenter, count=6)
     assert re.search(r"^rung serves at http://127\.0\.0\.1:\d+$", printed, re.MULTILINE)
     assert "  tiny version 1  (onnxruntime_onnx)\n    in   x  FP32  [N x 16]\n    out  y  FP32  [N x 3]\n" in printed
     found = run_lines(printed, tmp_path)
-    assert set(found) == {"tiny", "two", "words", "large", "cells"}
+    assert set(found) == {"tiny", "two", "words", "large", "hostile", "cells"}
+    assert not (tmp_path / "pwned").exists()
     assert all(b"error" not in answer for answer in found.values())
     assert np.shape(json.loads(found["tiny"])["predictions"]) == (1, 3)
     assert b"word" in found["words"]
@@ -271,7 +311,9 @@ def test_predict_gives_the_same_here_and_over_http(rung, serve, tmp_path):
     np.arange(4, dtype=np.float32).tofile(tmp_path / "row.raw")
     url = serve(".rung/repository").url + "/predict/double"
     for file in ("rows.json", "row.raw"):
-        here = [rung("predict", target, file) for target in ("double.onnx", ".rung/repository/double", ".rung/repository")]
+        here = [
+            rung("predict", target, file) for target in ("double.onnx", ".rung/repository/double", ".rung/repository")
+        ]
         there = rung("predict", url, file)
         assert there.returncode == 0, there.stderr
         for done in here:

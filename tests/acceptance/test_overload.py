@@ -1,8 +1,11 @@
-"""More than it can do: what is accepted is answered, what is not is refused at once, and nobody is worked for in vain."""
+"""More than it can do: what is accepted is answered, the rest is refused at once, nobody is worked for in vain."""
 
 import asyncio
 import socket
+import subprocess
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx2
@@ -244,11 +247,12 @@ def median_latency(client: httpx2.Client, count: int = 300) -> float:
 def test_three_thousand_slow_clients_slow_nobody_down_and_are_cut_in_time(serve, tmp_path):
     served = serve(models.tiny(tmp_path / "tiny.onnx"), models.identity(tmp_path / "same.onnx", shape=(-1, 1 << 20)))
     large = np.zeros(1 << 20, np.float32).tobytes()
-    head = f"POST /predict/same HTTP/1.1\r\nHost: a\r\nContent-Type: application/octet-stream\r\nContent-Length: {len(large)}\r\n"
+    head = "POST /predict/same HTTP/1.1\r\nHost: a\r\nContent-Type: application/octet-stream\r\n"
+    head = f"{head}Content-Length: {len(large)}\r\n\r\n"
     kinds = {
         "head": b"GET / HTTP/1.1\r\nX: ",
-        "body": f"{head}\r\n".encode() + bytes(1000),
-        "reply": f"{head}\r\n".encode() + large,
+        "body": head.encode() + bytes(1000),
+        "reply": head.encode() + large,
     }
     with httpx2.Client(base_url=served.url, timeout=PATIENCE) as client:
         alone = median_latency(client)
@@ -268,10 +272,8 @@ def test_three_thousand_slow_clients_slow_nobody_down_and_are_cut_in_time(serve,
 
 def drip(held: list[socket.socket]) -> None:
     for one in held:
-        try:
+        with suppress(OSError):
             one.send(b"a")
-        except OSError:
-            pass
 
 
 @pytest.mark.nightly
@@ -285,7 +287,8 @@ def test_ten_thousand_idle_connections_take_little_memory(serve, tmp_path):
         assert client.get("/livez").status_code == 200
         before = process.memory_info().rss
         script = (
-            "import socket, sys; held = [socket.create_connection(('127.0.0.1', int(sys.argv[1]))) for _ in range(5000)]\n"
+            "import socket, sys; port = int(sys.argv[1])\n"
+            "held = [socket.create_connection(('127.0.0.1', port)) for _ in range(5000)]\n"
             "[one.sendall(b'GET /livez HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n') for one in held]\n"
             "print('held', flush=True); sys.stdin.read()"
         )
@@ -300,9 +303,6 @@ def test_ten_thousand_idle_connections_take_little_memory(serve, tmp_path):
 
 
 def hold(script: str, port: int):
-    import subprocess
-    import sys
-
     helper = subprocess.Popen([sys.executable, "-c", script, str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert helper.stdout is not None
     assert helper.stdout.readline() == b"held\n"

@@ -36,6 +36,11 @@ class Gated:
         return {"y": x}
 """
 KIND = {"content-type": "application/octet-stream"}
+HELD = (
+    b"POST /predict/gated HTTP/1.1\r\nHost: a\r\nContent-Type: application/octet-stream\r\nContent-Length: 4\r\n\r\n"
+    + np.float32(100).tobytes()
+)
+"""A request that is worked on until there is a file `gate`."""
 PATIENCE = 15.0
 
 
@@ -135,9 +140,7 @@ def test_a_second_signal_ends_it_at_once(gated, tmp_path):
     served = gated()
     children = family(served)
     with socket.create_connection(("127.0.0.1", served.port)) as client:
-        body = np.float32(100).tobytes()
-        head = f"POST /predict/gated HTTP/1.1\r\nHost: a\r\nContent-Type: {KIND['content-type']}\r\nContent-Length: 4\r\n\r\n"
-        client.sendall(head.encode() + body)
+        client.sendall(HELD)
         until((tmp_path / "called").exists)
         served.process.send_signal(signal.SIGTERM)
         until(lambda: any(line["action"] == "drain" for line in served.log()))
@@ -151,8 +154,7 @@ def test_the_drain_ends_at_its_limit(gated, tmp_path):
     served = gated(env={"RUNG_DOOR_DRAIN_SECONDS": "0.5"})
     children = family(served)
     with socket.create_connection(("127.0.0.1", served.port)) as client:
-        head = f"POST /predict/gated HTTP/1.1\r\nHost: a\r\nContent-Type: {KIND['content-type']}\r\nContent-Length: 4\r\n\r\n"
-        client.sendall(head.encode() + np.float32(100).tobytes())
+        client.sendall(HELD)
         until((tmp_path / "called").exists)
         started = time.monotonic()
         assert served.end() == 0

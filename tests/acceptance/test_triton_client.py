@@ -151,7 +151,7 @@ def test_errors_say_what_is_wrong(connect, tmp_path):
         client.infer("simple", inputs, outputs=[triton.InferRequestedOutput("OUTPUT7")])
     wrong = sum_and_difference(A, B, binary=True)
     wrong[0] = triton.InferInput("INPUT0", [1, 16], "FP32").set_data_from_numpy(A.astype(np.float32))
-    with pytest.raises(InferenceServerException, match="INPUT0.*FP32.*INT32"):
+    with pytest.raises(InferenceServerException, match=r"INPUT0.*FP32.*INT32"):
         client.infer("simple", wrong)
     with pytest.raises(InferenceServerException, match="nothing"):
         client.get_model_metadata("nothing")
@@ -180,7 +180,13 @@ def test_strings(connect, tmp_path, binary):
 
 
 def test_every_datatype_there_and_back(connect, tmp_path):
-    datatypes = ["BOOL", *(f"{sign}INT{bits}" for sign in ("U", "") for bits in (8, 16, 32, 64)), "FP16", "FP32", "FP64"]
+    datatypes = [
+        "BOOL",
+        *(f"{sign}INT{bits}" for sign in ("U", "") for bits in (8, 16, 32, 64)),
+        "FP16",
+        "FP32",
+        "FP64",
+    ]
     client = connect(*(models.identity(tmp_path / f"{datatype}.onnx".lower(), datatype) for datatype in datatypes))
     for datatype in datatypes:
         dtype = np.dtype(triton_to_np_dtype(datatype))
@@ -203,7 +209,7 @@ def test_nan_travels_in_binary(connect, tmp_path):
     array = np.array([[np.nan, np.inf, -np.inf, 1]], np.float32)
     asked = triton.InferInput("x", [1, 4], "FP32").set_data_from_numpy(array)
     assert client.infer("same", [asked]).as_numpy("y").tobytes() == array.tobytes()
-    with pytest.raises(InferenceServerException, match="NaN|Infinity"):
+    with pytest.raises(InferenceServerException, match=r"NaN|Infinity"):
         client.infer("same", [asked], outputs=[triton.InferRequestedOutput("y", binary_data=False)])
 
 

@@ -4,6 +4,7 @@ import gzip
 import socket
 import time
 import zlib
+from contextlib import suppress
 
 import pytest
 import structlog
@@ -40,11 +41,8 @@ def test_a_client_that_sends_far_ahead_is_read_no_further_until_its_answers_are_
     one = door(max_pipelined=4)
     client = one.client()
     client.socket.settimeout(0.5)
-    sent = 0
     with pytest.raises(TimeoutError):
-        while sent < 64 << 20:
-            client.socket.sendall(held("first" if not sent else "never") * 1000)
-            sent += 1
+        client.send(held("first") * 1_000_000)
     assert one.bytes_read < 4 << 20
 
 
@@ -99,7 +97,9 @@ def test_wrong_paths_and_methods_are_told_apart(door):
     assert (options.status, options.headers["allow"]) == (200, "GET, HEAD, OPTIONS")
 
 
-@pytest.mark.parametrize(("how", "status", "retry"), [("overloaded", 429, "3"), ("loading", 503, "1"), ("late", 504, None)])
+@pytest.mark.parametrize(
+    ("how", "status", "retry"), [("overloaded", 429, "3"), ("loading", 503, "1"), ("late", 504, None)]
+)
 def test_errors_say_when_to_come_back(door, how, status, retry):
     answer = door().client().ask("GET", f"/fails/{how}")
     assert answer.status == status
@@ -159,10 +159,8 @@ def test_a_client_in_the_midst_of_a_huge_body_still_gets_its_413(door, chunked):
 )
 def test_headers_that_are_too_large_get_431(door, head):
     client = door(max_head=4096).client()
-    try:
+    with suppress(BrokenPipeError, ConnectionResetError):
         client.send(head)
-    except (BrokenPipeError, ConnectionResetError):
-        pass
     assert client.answer().status == 431
     assert client.ended() == b""
 
@@ -178,7 +176,9 @@ def test_nonsense_is_refused_after_the_answers_that_are_owed(door):
 # --- codings --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("coding", "encode"), [("gzip", gzip.compress), ("deflate", zlib.compress), ("GZIP", gzip.compress)])
+@pytest.mark.parametrize(
+    ("coding", "encode"), [("gzip", gzip.compress), ("deflate", zlib.compress), ("GZIP", gzip.compress)]
+)
 def test_compressed_bodies_are_read(door, coding, encode):
     body = b"some text " * 100
     assert door().client().ask("POST", "/echo", encode(body), content_encoding=coding).body == body
@@ -256,8 +256,8 @@ def test_a_client_that_stops_midway_is_closed(door, start):
 def test_a_client_that_drips_is_closed(door, start):
     client = door(head_seconds=0.5, body_seconds=0.5).client().send(start)
     started = time.monotonic()
-    with pytest.raises((BrokenPipeError, ConnectionResetError)):
-        while time.monotonic() - started < 10.0:
+    with suppress(BrokenPipeError, ConnectionResetError):
+        while time.monotonic() - started < 5.0:
             client.send(b"a")
             time.sleep(0.05)
     assert time.monotonic() - started < 3.5

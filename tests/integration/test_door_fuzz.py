@@ -1,4 +1,4 @@
-"""Whatever bytes come, the door lives on: nothing reaches the event loop, no endpoint fails, the next client is served."""
+"""Whatever bytes come: nothing reaches the event loop, no endpoint fails, the next client is served."""
 
 import gzip
 import io
@@ -22,7 +22,9 @@ SMALL = DoorSettings(max_body=100_000, max_head=2000, max_headers=30, drain_seco
 
 
 def request(target: str, media: str, body: bytes, extra: str = "", method: str = "POST") -> bytes:
-    lines = f"{method} {target} HTTP/1.1\r\nHost: door\r\nContent-Type: {media}\r\nContent-Length: {len(body)}\r\n{extra}"
+    lines = (
+        f"{method} {target} HTTP/1.1\r\nHost: door\r\nContent-Type: {media}\r\nContent-Length: {len(body)}\r\n{extra}"
+    )
     return f"{lines}\r\n".encode() + body
 
 
@@ -34,7 +36,9 @@ def corpus() -> list[bytes]:
     form = b"--b\r\nContent-Disposition: form-data; name=file; filename=a.png\r\n\r\n" + png + b"\r\n--b--\r\n"
     tensor = {"name": "x", "shape": [1, 16], "datatype": "FP32", "data": row.tolist()}
     whole = orjson.dumps({"id": "7", "inputs": [tensor], "outputs": [{"name": "y"}]})
-    binary = orjson.dumps({"inputs": [tensor | {"parameters": {"binary_data_size": 64}}]}).replace(b'"data":', b'"was":')
+    binary = orjson.dumps({"inputs": [tensor | {"parameters": {"binary_data_size": 64}}]}).replace(
+        b'"data":', b'"was":'
+    )
     length = f"Inference-Header-Content-Length: {len(binary)}\r\n"
     raw = "application/octet-stream"
     return [
@@ -69,7 +73,9 @@ def mutated(draw: st.DrawFn) -> list[bytes]:
             case "cut":
                 del data[at : at + draw(st.integers(1, 8))]
             case "insert":
-                data[at:at] = draw(st.sampled_from([b"\r\n", b"\0", b"[" * 500, b"{}", b"-1", b"1e999", b"NaN", b"\xff"]))
+                data[at:at] = draw(
+                    st.sampled_from([b"\r\n", b"\0", b"[" * 500, b"{}", b"-1", b"1e999", b"NaN", b"\xff"])
+                )
             case "double":
                 data[at:at] = data[at : at + draw(st.integers(1, 64))]
             case "number":
@@ -84,10 +90,14 @@ def odd_json(draw: st.DrawFn) -> list[bytes]:
     """Valid JSON of a wrong kind."""
     plain = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.text(max_size=5)
     leaf = plain | st.floats() | st.sampled_from(["x", "FP32", "BYTES"])
-    keys = st.sampled_from(["inputs", "outputs", "name", "shape", "datatype", "data", "parameters", "rows", "id", "text"])
+    keys = st.sampled_from(
+        ["inputs", "outputs", "name", "shape", "datatype", "data", "parameters", "rows", "id", "text"]
+    )
     nested = lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=6)  # noqa: E731
     value = draw(st.recursive(leaf, nested, max_leaves=25))
-    body = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS) if not big(value) else str(value).encode(errors="replace")
+    body = (
+        orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS) if not big(value) else str(value).encode(errors="replace")
+    )
     return [request(draw(st.sampled_from(TARGETS)), "application/json", body)]
 
 

@@ -51,7 +51,9 @@ def decompress(body: bytes, coding: bytes, limit: int) -> bytes:
 
 def worth_compressing(media: bytes, size: int) -> bool:
     """Whether gzip can pay: text of more than one packet, never pictures, nothing that would hold up the others."""
-    return 1400 <= size <= _LONGEST and (media.startswith((b"application/json", b"text/")) or media == b"application/octet-stream")
+    return 1400 <= size <= _LONGEST and (
+        media.startswith((b"application/json", b"text/")) or media == b"application/octet-stream"
+    )
 
 
 def compress(body: bytes) -> bytes:

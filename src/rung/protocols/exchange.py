@@ -89,7 +89,7 @@ async def _nowhere(head: Head, body: bytes, arrived: float) -> Reply:
 
 
 class Route(msgspec.Struct, frozen=True):
-    """Where a method and path go. `{name}` matches one path segment without a slash."""
+    """Where a method and path go. `{name}` matches one path segment without a slash, `{name}:verb` one that ends so."""
 
     method: str
     pattern: str

@@ -40,6 +40,7 @@ class Door(Protocol):
     settings: DoorSettings
     memory: HeadMemory
     draining: bool
+    access_log: bool
 
     def admit(self, connection: "Connection") -> bool:
         """Whether there is room for one more."""
@@ -49,16 +50,18 @@ class Door(Protocol):
         """A connection is gone."""
         ...
 
-    def prefix(self, code: int, media: bytes, headers: tuple[tuple[bytes, bytes], ...], close: bool) -> bytes:
-        """Status line and headers, all but the length."""
+    def opening(
+        self, code: int, media: bytes, headers: tuple[tuple[bytes, bytes], ...], close: bool, length: int
+    ) -> bytes:
+        """Status line and headers of a reply, which is counted."""
         ...
 
     def refusal(self, error: Exception, head: Head) -> Reply:
         """The reply for an error of an endpoint."""
         ...
 
-    def replied(self, exchange: "Exchange", reply: Reply) -> None:
-        """Count a reply."""
+    def log_reply(self, exchange: "Exchange", reply: Reply) -> None:
+        """Write a line about a reply."""
         ...
 
 
@@ -245,15 +248,15 @@ class Connection:
                 body = compress(whole)
                 headers = (*headers, (b"content-encoding", b"gzip"), (b"vary", b"accept-encoding"))
         close = not head.keep_alive or door.draining
-        prefix = door.prefix(reply.status, reply.media, headers, close)
         if type(body) is bytes and len(body) < _JOIN and head.method != "HEAD":
-            transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (prefix, len(body), body))
+            transport.write(door.opening(reply.status, reply.media, headers, close, len(body)) + body)
         else:
             parts = (body,) if isinstance(body, bytes) else body
             length = sum(memoryview(part).nbytes for part in parts)
-            start = b"%bcontent-length: %d\r\n\r\n" % (prefix, length)
-            transport.writelines((start,) if head.method == "HEAD" else (start, *parts))
-        door.replied(exchange, reply)
+            opening = door.opening(reply.status, reply.media, headers, close, length)
+            transport.writelines((opening,) if head.method == "HEAD" else (opening, *parts))
+        if door.access_log:
+            door.log_reply(exchange, reply)
         if close:
             self._finish()
         elif not self._paused:

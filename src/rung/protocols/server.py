@@ -3,6 +3,7 @@
 import asyncio
 import resource
 import socket
+from collections import defaultdict
 from email.utils import formatdate
 from time import monotonic
 from typing import Any
@@ -19,7 +20,7 @@ from rung.settings import DoorSettings
 
 __all__ = ["HttpServer"]
 
-_PREFIXES = 1024
+_OPENINGS = 1024
 _SWEEP_SECONDS = 1.0
 _OTHER_FILES = 512
 """File descriptors for whatever is no connection."""
@@ -45,12 +46,12 @@ class HttpServer:
         self.settings = settings
         self.memory = HeadMemory(Router(routes))
         self.draining = False
-        self.statuses: dict[int, int] = {}
+        self.statuses: defaultdict[int, int] = defaultdict(int)
         """Status -> replies."""
         self._connections: set[Connection] = set()
-        self._prefixes: dict[Any, bytes] = {}
+        self._openings: dict[Any, bytes] = {}
         self._date = b""
-        self._access_log = access_log
+        self.access_log = access_log
         self._listener: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._log = structlog.get_logger("rung.door")
@@ -88,7 +89,7 @@ class HttpServer:
     async def drain(self) -> None:
         """Stop taking connections, answer what is owed, close. Within `drain_seconds`."""
         self.draining = True
-        self._prefixes.clear()
+        self._openings.clear()
         if self._listener is not None:
             # One turn of the loop first: connections that the kernel has completed are ours to answer.
             await asyncio.sleep(0)
@@ -127,10 +128,13 @@ class HttpServer:
             self._log.error("an endpoint failed", action="endpoint_failed", path=head.path, exc_info=error)
         return (head.errors or status.error_reply)(error)
 
-    def prefix(self, code: int, media: bytes, headers: tuple[tuple[bytes, bytes], ...], close: bool) -> bytes:
-        """Status line and headers, all but the length; remembered for the current second."""
-        key = (code, media, headers, close)
-        known = self._prefixes.get(key)
+    def opening(
+        self, code: int, media: bytes, headers: tuple[tuple[bytes, bytes], ...], close: bool, length: int
+    ) -> bytes:
+        """Status line and headers of a reply, which is counted. Remembered for the current second."""
+        self.statuses[code] += 1
+        key = (code, media, headers, close, length)
+        known = self._openings.get(key)
         if known is not None:
             return known
         lines = [status.STATUS_LINES[code], b"date: ", self._date, b"\r\n"]
@@ -140,29 +144,27 @@ class HttpServer:
             lines += [name, b": ", value.replace(b"\r", b" ").replace(b"\n", b" "), b"\r\n"]
         if close:
             lines.append(b"connection: close\r\n")
-        if len(self._prefixes) >= _PREFIXES:
-            self._prefixes.clear()
-        made = self._prefixes[key] = b"".join(lines)
+        lines.append(b"content-length: %d\r\n\r\n" % length)
+        if len(self._openings) >= _OPENINGS:
+            self._openings.clear()
+        made = self._openings[key] = b"".join(lines)
         return made
 
-    def replied(self, exchange: Exchange, reply: Reply) -> None:
-        """Count a reply, and log it if asked to."""
-        statuses = self.statuses
-        statuses[reply.status] = statuses.get(reply.status, 0) + 1
-        if self._access_log:
-            self._log.info(
-                "answered",
-                action="access",
-                method=exchange.head.method,
-                path=exchange.head.path,
-                status=reply.status,
-                ms=round((monotonic() - exchange.arrived) * 1e3, 3),
-            )
+    def log_reply(self, exchange: Exchange, reply: Reply) -> None:
+        """Write a line about a reply."""
+        self._log.info(
+            "answered",
+            action="access",
+            method=exchange.head.method,
+            path=exchange.head.path,
+            status=reply.status,
+            ms=round((monotonic() - exchange.arrived) * 1e3, 3),
+        )
 
     def _sweep(self) -> None:
         now = monotonic()
         self._date = formatdate(usegmt=True).encode()
-        self._prefixes.clear()
+        self._openings.clear()
         for connection in [one for one in self._connections if one.overdue(now)]:
             if connection.transport is not None:
                 connection.transport.abort()

@@ -168,7 +168,7 @@ def test_the_index_says_why_a_version_is_refused(serve, call, tmp_path):
     store = DiskStore(tmp_path / "repository")
     model = models.scale(tmp_path / "m.onnx", 2.0)
     catalog.register(store, model, name="m")
-    served = serve(tmp_path / "repository", env=QUICK)
+    served = serve(tmp_path / "repository", env={**QUICK, "RUNG_LOAD_RETRIES": "0"})
     bad = tmp_path / "repository" / "m" / "2" / "model.onnx"
     bad.parent.mkdir()
     bad.write_bytes(model.read_bytes()[:-20])

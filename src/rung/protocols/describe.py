@@ -60,6 +60,9 @@ def curl_example(manifest: Manifest, url: str) -> str:
         return f"curl --data-binary @picture.png -H 'Content-Type: image/png'{output} '{url}{view}'"
     if pipeline.accepts[0] == "text" and (manifest.transforms.input or len(signature.inputs[0].shape) == 1):
         return f"curl -d 'some words' -H 'Content-Type: text/plain' '{url}'"
+    if pipeline.example is not None:
+        row = orjson.dumps([pipeline.example]).decode()
+        return f"curl -d {shlex.quote(row)} -H 'Content-Type: application/json' '{url}'"
     sizes = [math.prod(abs(size) for size in spec.shape) for spec in signature.inputs]
     if sum(sizes) <= 64 or len(signature.inputs) > 1:
         columns = {spec.name: _zeros(spec) for spec in signature.inputs}
@@ -85,11 +88,12 @@ def _takes(pipeline: Pipeline, manifest: Manifest) -> list[str]:
 
 
 def _spec(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "datatype": spec.datatype, "shape": spec.shape}
+    described = {"name": spec.name, "datatype": spec.datatype, "shape": spec.shape}
+    return described | ({"columns": spec.columns} if spec.columns else {})
 
 
 def _zeros(spec: TensorSpec) -> Any:
-    value: Any = {"BYTES": "word", "BOOL": False}.get(spec.datatype, 0)
+    value: Any = {"BYTES": "word", "BOOL": False}.get(spec.datatype, 0) if spec.sample is None else spec.sample
     for size in reversed(spec.shape):
         value = [value] * abs(size)
     return value

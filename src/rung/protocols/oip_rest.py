@@ -15,7 +15,6 @@ import orjson
 from rung.domain.errors import InvalidInput, NotFound, UnsupportedMedia
 from rung.domain.models import Manifest
 from rung.domain.names import check_version
-from rung.domain.predictions import Response
 from rung.ports import Directory, Served
 from rung.protocols.exchange import Endpoint, Head, Reply, Route
 from rung.protocols.health import live, readiness
@@ -29,6 +28,7 @@ from rung.protocols.oip_metadata import (
     server_metadata,
 )
 from rung.protocols.status import OK
+from rung.protocols.timing import server_timing
 
 __all__ = ["OipRest"]
 
@@ -108,7 +108,7 @@ class OipRest:
         response = await served.predict(request)
         answered = monotonic()
         reply = codec.encode(response, wanted, echo)
-        reply.headers += (_server_timing(response, arrived, parsed, answered, monotonic()),)
+        reply.headers += (server_timing(response, arrived, parsed, answered, monotonic()),)
         return reply
 
     def _codec(self, manifest: Manifest) -> InferCodec:
@@ -217,21 +217,6 @@ def _timeout(text: bytes) -> float:
     if not 0 <= milliseconds <= _LONGEST_TIMEOUT_MS:
         raise InvalidInput(f"rung-timeout-ms is {text.decode('latin-1')!r:.40}: it must be milliseconds, 0 for none")
     return milliseconds * 1e-3
-
-
-def _server_timing(
-    response: Response, arrived: float, parsed: float, answered: float, encoded: float
-) -> tuple[bytes, bytes]:
-    """The parts sum to the total: all waiting between parse and encode counts as queue."""
-    compute = min(response.computed, answered - parsed)
-    parts = {
-        "parse": parsed - arrived,
-        "queue": answered - parsed - compute,
-        "compute": compute,
-        "encode": encoded - answered,
-        "total": encoded - arrived,
-    }
-    return b"Server-Timing", ", ".join(f"{name};dur={part * 1e3:.4f}" for name, part in parts.items()).encode()
 
 
 @cache

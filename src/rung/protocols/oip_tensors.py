@@ -19,14 +19,24 @@ from msgspec import Meta, Raw
 from rung.domain.errors import InvalidInput, ModelError, NotAcceptable
 from rung.domain.tensors import DATATYPES, Array, TensorSpec, datatype_of
 
-__all__ = ["BINARY_ONLY", "from_binary", "from_json", "refuse_miscount", "to_binary", "to_json"]
+__all__ = [
+    "BINARY_ONLY",
+    "JSON_ELEMENTS",
+    "from_binary",
+    "from_json",
+    "octets",
+    "refuse_miscount",
+    "to_binary",
+    "to_json",
+    "typed",
+]
 
 BINARY_ONLY = frozenset({"FP16", "BF16"})
 """Datatypes that JSON does not carry in this protocol."""
 
 _FP32_LIMIT = 3.4028235677973366e38
 """The smallest double that rounds to infinity as a float."""
-_ELEMENTS: dict[str, Any] = {
+JSON_ELEMENTS: dict[str, Any] = {
     "BOOL": bool,
     "UINT8": Annotated[int, Meta(ge=0, le=2**8 - 1)],
     "UINT16": Annotated[int, Meta(ge=0, le=2**16 - 1)],
@@ -41,7 +51,8 @@ _ELEMENTS: dict[str, Any] = {
     "FP64": float,
     "BYTES": str,
 }
-_FLAT = {name: msgspec.json.Decoder(list[element]).decode for name, element in _ELEMENTS.items()}  # type: ignore[valid-type]
+"""Datatype -> msgspec type of one element in JSON, with its bounds."""
+_FLAT = {name: msgspec.json.Decoder(list[element]).decode for name, element in JSON_ELEMENTS.items()}  # type: ignore[valid-type]
 _VIEW = 1 << 16
 """Bytes from which a binary tensor is handed on as a view: copying fewer is cheaper than a write of its own."""
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
@@ -104,7 +115,7 @@ def _from_nested(raw: Raw, spec: TensorSpec, shape: tuple[int, ...], flat_error:
 
 @cache
 def _nested(datatype: str, depth: int) -> Callable[[bytes], list[Any]]:
-    kind = _ELEMENTS[datatype]
+    kind = JSON_ELEMENTS[datatype]
     for _ in range(depth):
         kind = list[kind]  # type: ignore[valid-type]
     return msgspec.json.Decoder(kind).decode
@@ -197,12 +208,12 @@ def to_json(array: Array, spec: TensorSpec) -> bytes:
     """
     if spec.datatype == "BYTES":
         try:
-            return orjson.dumps([element.decode() for element in _elements(array, spec)])
+            return orjson.dumps([element.decode() for element in octets(array, spec)])
         except UnicodeDecodeError:
             raise _needs_binary(spec, "bytes that are not UTF-8 text") from None
     if spec.datatype in BINARY_ONLY:
         raise _needs_binary(spec, spec.datatype)
-    text = orjson.dumps(_typed(array, spec).ravel(), option=_NUMPY)
+    text = orjson.dumps(typed(array, spec).ravel(), option=_NUMPY)
     # The encoder writes null for what is not finite, and for nothing else.
     if b"null" in text:
         raise _needs_binary(spec, "NaN or Infinity")
@@ -216,22 +227,24 @@ def to_binary(array: Array, spec: TensorSpec) -> bytes | memoryview:
         ModelError: the array has another datatype than `spec`.
     """
     if spec.datatype == "BYTES":
-        elements = _elements(array, spec)
+        elements = octets(array, spec)
         return b"".join([part for element in elements for part in (_LENGTH.pack(len(element)), element)])
-    array = _typed(array, spec)
+    array = typed(array, spec)
     if array.nbytes < _VIEW:
         return array.tobytes()
     return array.ravel().view(np.uint8).data
 
 
-def _typed(array: Array, spec: TensorSpec) -> Array:
+def typed(array: Array, spec: TensorSpec) -> Array:
+    """Return the array, of the datatype that `spec` states. Raises `ModelError` where it has another."""
     want = DATATYPES[spec.datatype]
     if array.dtype is not want and array.dtype != want:
         raise ModelError(f"output {spec.name!r} came as {array.dtype}, the signature says {spec.datatype}")
     return array
 
 
-def _elements(array: Array, spec: TensorSpec) -> list[bytes]:
+def octets(array: Array, spec: TensorSpec) -> list[bytes]:
+    """The elements of a BYTES tensor in row-major order, text as UTF-8. Raises `ModelError` where they are neither."""
     if datatype_of(array) != "BYTES":
         raise ModelError(f"output {spec.name!r} came as {array.dtype}, the signature says BYTES")
     try:

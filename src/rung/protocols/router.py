@@ -10,7 +10,10 @@ __all__ = ["Router"]
 
 
 class Router:
-    """Routes by their segments; a literal segment wins over a `{name}`."""
+    """Routes by their segments: a literal wins over a `{name}:verb`, and that over a `{name}`.
+
+    A verb is what follows the last colon of its segment, in any case.
+    """
 
     def __init__(self, routes: list[Route]) -> None:
         self._tree: dict[str, object] = {}
@@ -20,7 +23,7 @@ class Router:
     def _add(self, route: Route) -> None:
         node = self._tree
         for segment in route.pattern.strip("/").split("/"):
-            node = node.setdefault("{}" if segment.startswith("{") else segment, {})  # type: ignore[assignment]
+            node = node.setdefault(_key(segment), {})  # type: ignore[assignment]
         methods = node.setdefault("\0methods", {})
         if route.method in methods:  # type: ignore[operator]
             raise ValueError(f"{route.method} {route.pattern} is routed twice")
@@ -45,10 +48,16 @@ class Router:
         if route is None:
             head.endpoint = _wrong_method(head, methods)
             return
-        names = [part[1:-1] for part in route.pattern.strip("/").split("/") if part.startswith("{")]
+        parts = route.pattern.strip("/").split("/")
+        names = [part[1 : part.index("}")] for part in parts if part.startswith("{")]
         head.params = dict(zip(names, values, strict=True))
         head.endpoint = route.endpoint
         head.errors = route.errors
+
+
+def _key(segment: str) -> str:
+    """What stands for a segment of a pattern in the tree: itself, `{}`, or `{}:verb`."""
+    return "{}" + segment.partition("}")[2].lower() if segment.startswith("{") else segment
 
 
 def _walk(node: dict[str, object], segments: list[str]) -> tuple[dict[str, Route], list[str]] | None:
@@ -60,6 +69,12 @@ def _walk(node: dict[str, object], segments: list[str]) -> tuple[dict[str, Route
         found = _walk(node[first], rest)  # type: ignore[arg-type]
         if found is not None:
             return found
+    name, colon, verb = first.rpartition(":")
+    key = "{}:" + verb.lower()
+    if name and colon and key in node:
+        found = _walk(node[key], rest)  # type: ignore[arg-type]
+        if found is not None:
+            return found[0], [name, *found[1]]
     if "{}" in node and first:
         found = _walk(node["{}"], rest)  # type: ignore[arg-type]
         if found is not None:

@@ -9,7 +9,17 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["add_sub", "identity", "nan_maker", "poison", "scale", "segmentation", "string_identity", "tiny"]
+__all__ = [
+    "add_sub",
+    "half_plus_two",
+    "identity",
+    "nan_maker",
+    "poison",
+    "scale",
+    "segmentation",
+    "string_identity",
+    "tiny",
+]
 
 _OPSET = 17
 _IR_VERSION = 8
@@ -59,6 +69,14 @@ def segmentation(path: Path, size: int = 128, channels: int = 24) -> Path:
     top = _conv(graph, _conv(graph, _double(graph, rising, full), 3 * c, c), c, c)
     graph.node("Sigmoid", [_conv(graph, top, c, 1, kernel=1, relu=False)], "y")
     return graph.save(path, {"x": ("FP32", (-1, 3, size, size))}, {"y": ("FP32", (-1, 1, size, size))})
+
+
+def half_plus_two(path: Path) -> Path:
+    """TF Serving's toy model: `x` FP32 [N] -> `y` = x / 2 + 2."""
+    graph = _Graph()
+    graph.node("Mul", ["x", graph.constant("a", np.array([0.5], np.float32))], "half")
+    graph.node("Add", ["half", graph.constant("b", np.array([2.0], np.float32))], "y")
+    return graph.save(path, {"x": ("FP32", (-1,))}, {"y": ("FP32", (-1,))})
 
 
 def identity(path: Path, datatype: str = "FP32", shape: tuple[int, ...] = (-1, 4)) -> Path:

@@ -52,7 +52,9 @@ def test_reads_chunked_bodies_and_ignores_trailers():
 
 
 def test_a_request_that_offers_an_upgrade_is_read_as_plain_http_and_ends_the_connection():
-    head = POST + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\nContent-Length: 5\r\n\r\n"
+    head = (
+        POST + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\nContent-Length: 5\r\n\r\n"
+    )
     desk = Desk().feed(head + b"he", b"llo")
     assert desk.requests == [("POST", "/x", b"hello")]
     assert not desk.heads[0].keep_alive
@@ -110,7 +112,8 @@ SMUGGLING = {
     "space in the target": b"GET /x y HTTP/1.1\r\n" + HOST + b"\r\n",
     "request line split": b"GET /x\r\n HTTP/1.1\r\n" + HOST + b"\r\n",
     "TLS hello": b"\x16\x03\x01\x02\x00\x01\x00",
-    "upgrade with a chunked body": POST + b"Connection: upgrade\r\nUpgrade: h2c\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "upgrade with a chunked body": POST
+    + b"Connection: upgrade\r\nUpgrade: h2c\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
 }
 
 
@@ -230,7 +233,9 @@ def test_no_bytes_bring_it_down(pieces):
 
 @given(st.data())
 def test_no_mutation_of_a_request_brings_it_down(data):
-    raw = bytearray(POST + b"Content-Length: 3\r\n\r\nabc" + POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n")
+    raw = bytearray(
+        POST + b"Content-Length: 3\r\n\r\nabc" + POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"
+    )
     for _ in range(data.draw(st.integers(1, 4))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     try:

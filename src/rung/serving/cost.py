@@ -12,9 +12,13 @@ INLINE_CALL = 2e-3
 _PAYS = 0.95
 """On lanes a larger batch has to cost less than this per row, relative to the best smaller one."""
 _NEUTRAL = 1.1
-"""On the event loop, where nothing else could run meanwhile, it must not cost more than this."""
+"""On the event loop, where nothing else could run meanwhile, it may cost this relative to a row alone."""
 _MEMORY = 0.1
 """Weight of the newest call in the running mean."""
+_REVIEW = 32
+"""Calls after which the cap is thought over."""
+_SPIKE = 3.0
+"""How many times the mean a call may count for."""
 
 
 class CostModel:
@@ -25,6 +29,7 @@ class CostModel:
         """Seconds that a call may take; 0 derives it from the cost of one row."""
         self.largest = largest
         self._seconds: dict[int, float] = {}
+        self._calls = 0
         self.wide = 0.0
         """Seconds of a one-row call that spreads over all cores; 0 if that was not measured."""
         self.cap = 1
@@ -38,8 +43,12 @@ class CostModel:
         # Scaled to the full bucket, so that 17 rows teach what 32 would have cost.
         scaled = seconds * (size / rows) if rows > 1 else seconds
         known = self._seconds.get(size)
-        self._seconds[size] = scaled if known is None else known + _MEMORY * (scaled - known)
-        if known is None or abs(scaled - known) > 0.05 * known:
+        if known is not None:
+            # A call that was held up by something else says little about the next one.
+            scaled = known + _MEMORY * (min(scaled, _SPIKE * known) - known)
+        self._seconds[size] = scaled
+        self._calls += 1
+        if known is None or self._calls % _REVIEW == 0:
             self._choose()
 
     def estimate(self, rows: int) -> float:
@@ -67,17 +76,20 @@ class CostModel:
         return self.objective or max(2.0 * self.estimate(1), 0.010)
 
     def _choose(self) -> None:
-        limit, pays = (min(self.limit(), INLINE_CALL), _NEUTRAL) if self.inline else (self.limit(), _PAYS)
-        best, best_row, why = 1, self._seconds.get(1, 0.0), "cost"
+        alone = best_row = self._seconds.get(1, 0.0)
+        inline, limit = self.inline, self.limit()
+        if inline:
+            limit = min(limit, INLINE_CALL)
+        best, why = 1, "cost"
         for size in sorted(self._seconds):
-            if size == 1:
-                continue
-            if self._seconds[size] > limit:
+            seconds = self._seconds[size]
+            if size > 1 and seconds > limit:
                 why = "objective"
                 break
-            row = self._seconds[size] / size
-            if row > pays * best_row and best_row:
-                why = "cost"
-                break
-            best, best_row, why = size, min(row, best_row or row), "size"
+            row = seconds / size
+            # Not the end at the first size that fails: one measurement may have been disturbed.
+            if size > 1 and (not alone or row <= (_NEUTRAL * alone if inline else _PAYS * best_row)):
+                best, best_row = size, row
+        if best == max(self._seconds):
+            why = "size"
         self.cap, self.capped_by = min(best, self.largest), why

@@ -151,7 +151,7 @@ def _measure(model: Model, signature: Signature, row: Tensors, cost: CostModel, 
     first = _timed(model, row, 1)
     cost.learn(1, first if first > 1e-3 else min(first, *(_timed(model, row, 1) for _ in range(8))))
     size = 2
-    while signature.batched and size <= cost.largest and cost.cap == size // 2:
+    while signature.batched and size <= cost.largest and (cost.inline or cost.cap == size // 2):
         inputs = {name: np.repeat(array, size, axis=0) for name, array in row.items()}
         expected = cost.estimate(1) * size
         if monotonic() + expected > until:

@@ -1,4 +1,5 @@
 import asyncio
+import time
 from contextlib import asynccontextmanager
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from rung.domain.errors import BundleError, ModelError, NotFound, NotReady
 from rung.domain.models import VersionState
 from rung.domain.predictions import Request
+from rung.ports import LoadOptions
 from rung.serving.feed import Feed
 from rung.serving.manager import Manager, ManagerOptions
 from rung.serving.policies import Policy
@@ -152,27 +154,26 @@ async def test_a_version_that_does_not_drain_is_unloaded_in_the_end(source, monk
         assert manager.versions("m") == [2]
 
 
-async def test_a_lone_call_is_spread_only_where_that_pays(source):
-    class Wide(ScriptedModel):
-        def __init__(self, factor):
-            super().__init__(seconds=0.0)
-            self.factor = factor
-            self.threads = []
+class Wide(ScriptedModel):
+    """Takes 20 ms, or `factor` of that on several threads."""
 
-        def predict(self, inputs, threads=1):
-            import time
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+        self.threads = 0
 
-            self.threads.append(threads)
-            time.sleep(0.004 * (self.factor if threads > 1 else 1))
-            return {"y": inputs["x"]}
+    def predict(self, inputs, threads=1):
+        self.threads = threads
+        time.sleep(0.02 * (self.factor if threads > 1 else 1))
+        return {"y": inputs["x"]}
 
-    from rung.ports import LoadOptions
 
-    for factor, expected in ((0.5, 2), (1.5, 1)):
-        model = source.offer(f"m{expected}", 1, Wide(factor))
-        async with managing(source, lanes=2, load=LoadOptions(threads=2)) as manager:
-            await manager.find(f"m{expected}").predict(Request({"x": X}))
-        assert model.threads[-1] == expected
+@pytest.mark.parametrize(("factor", "threads"), [(0.2, 2), (5.0, 1)])
+async def test_a_lone_call_is_spread_only_where_that_pays(source, factor, threads):
+    model = source.offer("m", 1, Wide(factor))
+    async with managing(source, lanes=2, load=LoadOptions(threads=2)) as manager:
+        await manager.find("m").predict(Request({"x": X}))
+    assert model.threads == threads
 
 
 async def test_a_feed_keeps_what_was_said(source):

@@ -21,10 +21,10 @@ help:  ## Say what can be made
 demo: .venv/train.done  ## Train a segmentation model on images, register it, serve it, measure it
 	$(BIN)/python examples/nuclei/demo.py $(DEMO_ARGS)
 
-test: .venv/dev.done .venv/train.done  ## Every test but the long ones
+test: .venv/dev.done .venv/frameworks.done  ## Every test but the long ones
 	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
 
-check: .venv/dev.done .venv/train.done  ## The fast loop: format, lint, types, layers, unit and architecture tests
+check: .venv/dev.done .venv/frameworks.done  ## The fast loop: format, lint, types, layers, unit and architecture tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -35,7 +35,7 @@ format: .venv/dev.done  ## Put every file into shape
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-nightly: .venv/dev.done .venv/train.done  ## The long tests: chaos, soaks, traces
+nightly: .venv/dev.done .venv/frameworks.done  ## The long tests: chaos, soaks, traces
 	$(BIN)/pytest -m nightly --timeout 3600 $(TEST_ARGS) || [ $$? -eq 5 ]  # 5: there are none
 
 bench: .venv/train.done .venv/bench.done  ## Speed against the peers; needs wrk

@@ -12,7 +12,15 @@ __all__ = ["RUNTIMES", "TRANSFORMS", "resolve"]
 
 RUNTIMES: dict[str, str] = {
     # In the order in which a file is offered to them.
+    "mlflow": "rung.runtimes.mlflow:MlflowRuntime",  # first: its folder holds another framework's file
     "onnx": "rung.runtimes.onnx:OnnxRuntime",
+    "sklearn": "rung.runtimes.sklearn:SklearnRuntime",
+    "xgboost": "rung.runtimes.xgboost:XGBoostRuntime",
+    "lightgbm": "rung.runtimes.lightgbm:LightGBMRuntime",
+    "torch": "rung.runtimes.torch:TorchRuntime",
+    "tensorflow": "rung.runtimes.tensorflow:TensorFlowRuntime",
+    "litert": "rung.runtimes.litert:LiteRTRuntime",
+    "table": "rung.runtimes.table:TableRuntime",
     "python": "rung.runtimes.python:PythonRuntime",
 }
 
@@ -21,7 +29,14 @@ TRANSFORMS: dict[str, str] = {
     "image.resize": "rung.transforms.images:resize",
     "image.normalize": "rung.transforms.images:normalize",
     "image.layout": "rung.transforms.images:layout",
+    "text.encode": "rung.transforms.text:encode",
+    "text.wordpiece": "rung.transforms.text:wordpiece",
+    "tabular.columns": "rung.transforms.tabular:columns",
     "segmentation.mask": "rung.transforms.heads:segmentation_mask",
+    "classification.top_k": "rung.transforms.classification:top_k",
+    "detection.boxes": "rung.transforms.detection:boxes",
+    "regression.value": "rung.transforms.regression:number",
+    "embedding.vector": "rung.transforms.embedding:vector",
 }
 
 

@@ -230,8 +230,8 @@ class Child:
     """A process that runs `python -m module arguments...` and answers over a `Channel`.
 
     In order: `spawn`, `receive` (the child's first message says that it is ready), any number of `call`s,
-    `terminate`. When WorkerDied is raised, the process has been killed and reaped. What the child prints
-    goes to this process's stderr; errors before it is ready quote the end of that.
+    `terminate`. When WorkerDied is raised, the process has been killed and reaped. Without `inherit`, `environment`
+    is its whole environment. What it prints goes to our stderr; errors before it is ready quote the end of that.
     """
 
     def __init__(

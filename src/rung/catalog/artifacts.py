@@ -6,6 +6,7 @@ from pathlib import Path
 from rung.domain.errors import BundleError
 from rung.plugins import RUNTIMES, resolve
 from rung.ports import Runtime
+from rung.runtimes.torch_files import names_torchscript
 
 __all__ = ["companions", "pickle_in", "recognise", "refuse_pickle"]
 
@@ -18,7 +19,7 @@ def refuse_pickle(path: Path) -> None:
         raise BundleError(
             f"{path.name} is a pickle: opening it would run whatever code it holds, so rung never does. "
             "Export the model to ONNX (torch.onnx.export for PyTorch, skl2onnx for scikit-learn), "
-            "or serve a class of your own as module:Class"
+            "PyTorch also by torch.export.save, or serve a class of your own as module:Class"
         )
 
 
@@ -30,7 +31,9 @@ def _is_pickle(path: Path) -> bool:
     if start == b"PK\x03\x04":
         try:
             with zipfile.ZipFile(path) as archive:
-                return any(name.endswith(".pkl") for name in archive.namelist())
+                names = archive.namelist()
+            # TorchScript names its parts so, but PyTorch reads them with a reader of its own that runs no code.
+            return any(name.endswith(".pkl") for name in names) and not names_torchscript(names)
         except (zipfile.BadZipFile, OSError, NotImplementedError):
             return path.suffix.lower() in _PICKLE_NAMES
     return path.suffix.lower() in _PICKLE_NAMES
@@ -68,14 +71,16 @@ def recognise(path: Path) -> tuple[str, Path]:
 def companions(artifact: Path) -> dict[str, Path]:
     """The files that go into a bundle for an artifact, by their path there.
 
-    A folder goes whole. Beside a file go its external weights: `NAME.data`, `NAME_data`, `NAME_data_1`.
+    A folder goes whole. Beside a file go its external weights: `NAME.data`, `NAME_data`, `NAME_data_1`; and
+    `NAME.signature.json`.
     """
     if artifact.is_dir():
         return {
             file.relative_to(artifact.parent).as_posix(): file for file in sorted(artifact.rglob("*")) if file.is_file()
         }
     weights = [file for mark in "._" for file in sorted(artifact.parent.glob(f"{_literal(artifact.name)}{mark}data*"))]
-    return {file.name: file for file in (artifact, *weights) if file.is_file()}
+    stated = artifact.with_name(f"{artifact.name}.signature.json")
+    return {file.name: file for file in (artifact, *weights, stated) if file.is_file()}
 
 
 def _literal(name: str) -> str:

@@ -162,6 +162,9 @@ def _draw(spec: TensorSpec, rng: np.random.Generator, *, batched: bool) -> Array
     if batched and spec.shape and spec.shape[0] == -1:
         sizes[0] = 1
     shape = tuple(sizes)
+    if spec.sample is not None:
+        value = spec.sample.encode() if isinstance(spec.sample, str) else spec.sample
+        return np.full(shape, value, DATATYPES[spec.datatype])
     if spec.datatype == "BYTES":
         texts = np.empty(math.prod(shape), object)
         texts[:] = [f"text {number}".encode() for number in rng.integers(0, 10, texts.size)]

@@ -67,9 +67,9 @@ def _root(
 @app.command()
 def serve(
     targets: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(metavar="PATH...", help="Model files, bundles, repository folders or URLs, or module:Class."),
-    ],
+    ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.  [127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 lets the kernel choose.  [8000]")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model, for a single file or class.")] = None,
@@ -106,7 +106,7 @@ def serve(
         "server_name": server_name,
         "access_log": access_log,
     }
-    run(targets, name, flags, as_json=as_json)
+    run(targets or [], name, flags, as_json=as_json)
 
 
 @app.command()
@@ -127,7 +127,7 @@ def register(
     artifact: Annotated[str, typer.Argument(help="A model file, or module:Class.")],
     name: Annotated[str | None, typer.Option(help="Name of the model.  [from the file]")] = None,
     repository: Repository = ".rung/repository",
-    task: Annotated[str, typer.Option(help="segmentation, classification, ...")] = "",
+    task: Annotated[str, typer.Option(help="classification, detection, ...: picks the output step.")] = "",
     labels: Annotated[str, typer.Option(help="Names of the classes, separated by commas.")] = "",
     transforms: Annotated[Path | None, typer.Option(help="JSON file with input and output steps.")] = None,
     description: Annotated[str, typer.Option(help="One line for people.")] = "",
@@ -137,6 +137,25 @@ def register(
     from rung.cli.models import register as run
 
     run(artifact, name, repository, task, labels, transforms, description, as_json=as_json)
+
+
+@models.command("import")
+def import_models(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A TF Serving configuration, a Triton repository, an MLflow folder or models:/NAME@ALIAS, or a .mar."
+        ),
+    ],
+    repository: Repository = ".rung/repository",
+    name: Annotated[str | None, typer.Option(help="Name of the model, where there is one.  [the peer's]")] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Take a .mar's model without its handler's code.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Register another server's models, and say what could not be carried over."""
+    from rung.cli.import_models import run
+
+    run(source, repository, name, trust=trust, as_json=as_json)
 
 
 @models.command("list")

@@ -17,6 +17,8 @@ from rung.store.blobs import open_store
 
 __all__ = ["delete", "list_models", "register", "show", "verify"]
 
+_WIDEST = 400
+
 
 def register(
     artifact: str,
@@ -134,9 +136,14 @@ def show(name: str, version: int | None, repository: str, *, as_json: bool) -> N
     lines += [f"  {key:<12}{value}" for key, value in facts.items() if value]
     lines += _specs("in", manifest.signature.inputs) + _specs("out", manifest.signature.outputs)
     for side, steps in (("before", manifest.transforms.input), ("after", manifest.transforms.output)):
-        lines += [f"  {side:<12}{step.name} {orjson.dumps(step.params).decode()}" for step in steps]
+        lines += [f"  {side:<12}{step.name} {_shortened(orjson.dumps(step.params).decode())}" for step in steps]
     lines += [f"  {'file':<12}{file}  {digest.size:,} bytes" for file, digest in sorted(manifest.files.items())]
     print("\n".join(lines))
+
+
+def _shortened(text: str) -> str:
+    # A vocabulary may be a parameter.
+    return text if len(text) <= _WIDEST else f"{text[:_WIDEST]}... ({len(text):,} characters)"
 
 
 def _specs(side: str, specs: tuple[TensorSpec, ...]) -> list[str]:

@@ -8,8 +8,10 @@ import orjson
 
 from rung import settings as configuration
 from rung.app import Replica, run
+from rung.catalog.artifacts import recognise
+from rung.catalog.bundles import MANIFEST
 from rung.catalog.source import open_source
-from rung.domain.errors import ConfigurationError
+from rung.domain.errors import BundleError, ConfigurationError
 from rung.domain.tensors import TensorSpec
 from rung.protocols.describe import curl_example
 from rung.telemetry import configure_logs, say
@@ -26,7 +28,16 @@ def serve(targets: list[str], name: str | None, flags: dict[str, Any], *, as_jso
         ConfigurationError: a flag, a variable or a target is wrong.
         OperatorError: no model could be loaded.
     """
-    settings = configuration.load(flags)
+    platform = configuration.platform()
+    given = {key: value for key, value in flags.items() if value is not None}
+    settings = configuration.load((platform.settings if platform else {}) | given)
+    if not targets and platform is not None:
+        targets = [_artifact(target) for target in platform.targets]
+    if not targets and not settings.model_store:
+        raise ConfigurationError(
+            "there is nothing to serve: give a model file, a folder, a URL or module:Class; "
+            "SageMaker's and Vertex AI's variables are read where they are set"
+        )
     if name is not None and len(targets) > 1:
         raise ConfigurationError("--name goes with a single model; give each model its own folder instead")
     configure_logs(settings.log_format, "info" if settings.access_log or not sys.stderr.isatty() else "warning")
@@ -37,6 +48,16 @@ def serve(targets: list[str], name: str | None, flags: dict[str, Any], *, as_jso
         say(sys.stdout, _as_json(replica) if as_json else _for_people(replica))
 
     run(sources, settings, announce)
+
+
+def _artifact(target: str) -> str:
+    """The one model file in the folder that a platform filled, or the folder as it is."""
+    if "://" in target or not Path(target).is_dir() or (Path(target) / MANIFEST).exists():
+        return target
+    try:
+        return str(recognise(Path(target))[1])
+    except BundleError:
+        return target
 
 
 def _as_json(replica: Replica) -> str:

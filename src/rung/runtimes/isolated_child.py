@@ -8,6 +8,7 @@ import ctypes
 import re
 import resource
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 
@@ -71,11 +72,16 @@ def answer(
 def summary(error: Exception) -> str:
     """The type of a framework's exception and what it says first, without stack traces of its own."""
     said = str(error).strip()
-    # TorchScript puts its traceback first and what was raised last.
     if said.startswith("The following operation failed"):
+        # TorchScript puts its traceback first and what was raised last.
         said = said.rpartition("\n")[2]
-    said = re.split(r"\n\s*\n|\nException raised from |\n?\[\[\{\{node", said)[0]
-    return f"{type(error).__name__}: {' '.join(said.split())}"[:_LONGEST]
+    # TensorFlow says first where it happened.
+    said = re.sub(
+        r"^Graph execution error:\s*(Detected at node .*?<stack traces unavailable>)?", "", said, flags=re.DOTALL
+    )
+    said = re.split(r"\n\s*\n|\nException raised from |\s*\[\[\{\{node|\s*\[Op:", said.strip())[0]
+    kind = "" if said.startswith("builtins.") else f"{type(error).__name__}: "
+    return f"{kind}{' '.join(said.split())}"[:_LONGEST]
 
 
 def sandbox() -> None:
@@ -83,6 +89,7 @@ def sandbox() -> None:
 
     For programs that strangers made; what they may use of memory the parent has set.
     """
+    tempfile.gettempdir()  # found by writing to it, which libraries want to do when they are imported
     sys.dont_write_bytecode = True
     warnings.simplefilter("ignore")
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))

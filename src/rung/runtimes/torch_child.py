@@ -40,18 +40,17 @@ def _load(kind: str, path: Path) -> tuple[Declared, Predict]:
     import torch
 
     torch.set_num_threads(1)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        signature, call = (_exported if kind == "exported" else _script)(path, device)
+        signature, call = (_exported if kind == "exported" else _script)(path)
     except BundleError:
         raise
     except Exception as error:
-        raise BundleError(f"{path.name} cannot be loaded: {summary(error)}") from error
+        raise BundleError(summary(error)) from error
 
     def predict(inputs: Tensors, threads: int) -> Tensors:
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
-        given = [_tensor(inputs[spec.name], spec.datatype, device) for spec in signature.inputs]
+        given = [_tensor(inputs[spec.name], spec.datatype) for spec in signature.inputs]
         with torch.inference_mode():
             named = call(given)
         return check_fits({name: _array(value) for name, value in named.items()}, signature, inputs)
@@ -59,19 +58,18 @@ def _load(kind: str, path: Path) -> tuple[Declared, Predict]:
     return Declared(signature), predict
 
 
-def _exported(path: Path, device: str) -> tuple[Signature, Call]:
+def _exported(path: Path) -> tuple[Signature, Call]:
     import torch
     from torch.export.passes import move_to_device_pass
     from torch.export.pt2_archive._package import load_pt2
     from torch.utils import _pytree as pytree
 
     reader = torch._C.PyTorchFileReader(str(path))
-    check_exported(path.name, reader.get_all_records(), reader.get_record)
+    check_exported(reader.get_all_records(), reader.get_record)
     # Not torch.export.load: it falls back to an older format, whose objects are pickles.
     with path.open("rb") as file:
-        program = load_pt2(file).exported_programs["model"]
-    if device != "cpu":
-        program = move_to_device_pass(program, device)
+        # It may have been exported on a machine with other devices.
+        program = move_to_device_pass(load_pt2(file).exported_programs["model"], "cpu")
     nodes = {node.name: node.meta.get("val") for node in program.graph.nodes}
     values: list[Any] = []
     inputs: list[tuple[str, Any]] = []
@@ -83,12 +81,12 @@ def _exported(path: Path, device: str) -> tuple[Signature, Call]:
             places.append(number)
             inputs.append((name, value))
         elif isinstance(name, str) and value is not None:
-            raise BundleError(f"{path.name}: the input {name!r} is no tensor; export the model with it as a constant")
+            raise BundleError(f"the input {name!r} is no tensor; export the model with it as a constant")
     flat = [nodes.get(name) if isinstance(name, str) else None for name in program.graph_signature.user_outputs]
     names = _output_names(program.call_spec.out_spec, len(flat))
     outputs = [(name, value) for name, value in zip(names, flat, strict=True) if isinstance(value, torch.Tensor)]
     if not inputs or not outputs:
-        raise BundleError(f"{path.name} takes or gives no tensors, so it cannot be served")
+        raise BundleError("it takes or gives no tensors, so it cannot be served")
     module, in_spec = program.module(), program.call_spec.in_spec
 
     def call(given: list[Any]) -> dict[str, Any]:
@@ -100,7 +98,7 @@ def _exported(path: Path, device: str) -> tuple[Signature, Call]:
 
     rows = [value.shape[0] if value.ndim else 1 for _, value in inputs + outputs]
     batched = all(isinstance(size, torch.SymInt) for size in rows) and len({str(size) for size in rows}) == 1
-    sides = [tuple(_spec(path.name, name, value) for name, value in side) for side in (inputs, outputs)]
+    sides = [tuple(_spec(name, value) for name, value in side) for side in (inputs, outputs)]
     return Signature(sides[0], sides[1], batched=batched), call
 
 
@@ -111,30 +109,31 @@ def _output_names(spec: Any, count: int) -> list[str]:
     return [f"output_{number}" for number in range(count)]
 
 
-def _spec(file: str, name: str, value: Any) -> TensorSpec:
+def _spec(name: str, value: Any) -> TensorSpec:
     kind = str(value.dtype).removeprefix("torch.")
     if kind not in _NAMES:
-        raise BundleError(f"{file}: {name!r} is a tensor of {kind}, which cannot be served; cast it to float32")
+        raise BundleError(f"{name!r} is a tensor of {kind}, which cannot be served; cast it to float32")
     return TensorSpec(name, _NAMES[kind], tuple(size if type(size) is int else -1 for size in value.shape))
 
 
-def _script(path: Path, device: str) -> tuple[Signature, Call]:
+def _script(path: Path) -> tuple[Signature, Call]:
     import torch
 
     for name, code in _sources(path):
         if "from_file(" in code or "torch.save(" in code or "ops.aten.save" in code:
-            raise BundleError(f"{path.name} reads or writes files ({name}), which a model may not")
+            raise BundleError(f"it reads or writes files ({name}), which a model may not")
     extra = {_SIGNATURE: ""}
-    module = torch.jit.load(str(path), map_location=device, _extra_files=extra).eval()
+    module: Any = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)  # type: ignore[no-untyped-call]
+    module.eval()
     stated = _stated(path, extra[_SIGNATURE])
     arguments = {argument.name: argument for argument in module.forward.schema.arguments[1:]}
     needed = [name for name, argument in arguments.items() if not argument.has_default_value()]
     if stated is None:
         example = json.dumps({"inputs": {name: ["FP32", [-1, 16]] for name in needed}})
         raise BundleError(
-            f"{path.name} does not say the shapes of its inputs {needed}: TorchScript keeps none. Put {example}, with the "
-            f"datatypes and shapes that are true, into a file {path.name}.{_SIGNATURE} beside it, or save it with "
-            f'torch.jit.save(model, path, _extra_files={{"{_SIGNATURE}": ...}}). torch.export.save writes them by itself'
+            f"TorchScript keeps no shapes, so those of its inputs {needed} have to be stated: put {example}, with the "
+            f"datatypes and shapes that are true, into a file {path.name}.{_SIGNATURE} beside it, or save it by "
+            f'torch.jit.save(model, path, _extra_files={{"{_SIGNATURE}": ...}}). A .pt2 of torch.export has them inside'
         )
     inputs = specs_of(_SIGNATURE, "inputs", stated.get("inputs"))
     unknown = [spec.name for spec in inputs if spec.name not in arguments]
@@ -147,10 +146,7 @@ def _script(path: Path, device: str) -> tuple[Signature, Call]:
     def call(given: list[Any]) -> dict[str, Any]:
         return _named(module(**{spec.name: tensor for spec, tensor in zip(inputs, given, strict=True)}))
 
-    if "outputs" in stated:
-        outputs = specs_of(_SIGNATURE, "outputs", stated["outputs"])
-    else:
-        outputs = _probed(path.name, call, inputs, device)
+    outputs = specs_of(_SIGNATURE, "outputs", stated["outputs"]) if "outputs" in stated else _probed(call, inputs)
     vary = all(spec.shape[:1] == (-1,) for spec in inputs + outputs)
     return Signature(inputs, outputs, batched=vary and stated.get("batched", True) is True), call
 
@@ -171,9 +167,9 @@ def _stated(path: Path, inside: str | bytes) -> dict[str, Any] | None:
     try:
         stated = json.loads(text)
     except ValueError as error:
-        raise BundleError(f"{_SIGNATURE} of {path.name} is not JSON: {error}") from None
+        raise BundleError(f"{_SIGNATURE} is not JSON: {error}") from None
     if not isinstance(stated, dict):
-        raise BundleError(f'{_SIGNATURE} of {path.name} has to be {{"inputs": {{...}}}}')
+        raise BundleError(f'{_SIGNATURE} has to be {{"inputs": {{...}}}}')
     return stated
 
 
@@ -184,7 +180,7 @@ def _named(result: Any) -> dict[str, Any]:
     return {f"output_{number}": value for number, value in enumerate(values)}
 
 
-def _probed(file: str, call: Call, inputs: tuple[TensorSpec, ...], device: str) -> tuple[TensorSpec, ...]:
+def _probed(call: Call, inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
     """What comes out, learnt from two calls with inputs of different sizes."""
     import torch
 
@@ -193,23 +189,20 @@ def _probed(file: str, call: Call, inputs: tuple[TensorSpec, ...], device: str) 
         shapes = [
             [size if size >= 0 else others if axis else rows for axis, size in enumerate(spec.shape)] for spec in inputs
         ]
-        given = [
-            torch.ones(shape, dtype=_dtype(spec.datatype), device=device)
-            for spec, shape in zip(inputs, shapes, strict=True)
-        ]
+        given = [torch.ones(shape, dtype=_dtype(spec.datatype)) for spec, shape in zip(inputs, shapes, strict=True)]
         try:
             with torch.inference_mode():
                 answers.append(call(given))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a model may raise anything
             raise BundleError(
-                f"{file} fails on ones of the shapes {shapes}: {summary(error)}. Where its inputs are as stated, "
+                f"it fails on ones of the shapes {shapes}: {summary(error)}. Where its inputs are as stated, "
                 f'state "outputs" in {_SIGNATURE} too'
             ) from None
     first, second = answers
     for name, value in first.items():
         if not isinstance(value, torch.Tensor) or value.ndim != second[name].ndim:
-            raise BundleError(f"{file}: output {name!r} is no tensor of one rank, which cannot be served")
-    fixed = {name: _spec(file, name, value) for name, value in first.items()}
+            raise BundleError(f"output {name!r} is no tensor of one rank, which cannot be served")
+    fixed = {name: _spec(name, value) for name, value in first.items()}
     return tuple(
         TensorSpec(
             name,
@@ -229,19 +222,19 @@ def _dtype(datatype: str) -> Any:
     raise BundleError(f"PyTorch takes no tensors of {datatype}")
 
 
-def _tensor(array: Array, datatype: str, device: str) -> Any:
+def _tensor(array: Array, datatype: str) -> Any:
     import torch
 
     if datatype == "BF16":
         # numpy has no bfloat16: the bits travel as integers.
-        return torch.from_numpy(array.view("<i2")).view(torch.bfloat16).to(device)
-    return torch.from_numpy(array).to(device)
+        return torch.from_numpy(array.view("<i2")).view(torch.bfloat16)
+    return torch.from_numpy(array)
 
 
 def _array(value: Any) -> Array:
     import torch
 
-    value = value.detach().cpu().contiguous()
+    value = value.detach().contiguous()
     if value.dtype == torch.bfloat16:
         bits: Array = value.view(torch.int16).numpy().view("<u2")
         return bits

@@ -1,5 +1,6 @@
 """Named steps that a bundle declares, the same in training and in serving.
 
-`images` makes tensors of pictures, `rows` of JSON and texts, `heads` makes answers of tensors, and `pipeline` runs
-the steps of a manifest.
+Tensors are made of pictures by `images`, of texts by `text`, of named columns by `tabular`, and of plain JSON by
+`rows`. Answers are made of them by `classification`, `detection`, `heads` (segmentation), `regression` and
+`embedding`; `tasks` says which for a task. `pipeline` runs the steps of a manifest.
 """

@@ -53,16 +53,16 @@ class _Ranking:
         order = np.argsort(-scores, axis=1, kind="stable")[:, : self._k]
         best = np.take_along_axis(scores, order, axis=1)
         names: Sequence[Any] = self._names or range(scores.shape[1])
-        lowest = -np.inf if self._threshold is None else self._threshold
         # Elements of an array, not Python floats: a float32 is then written in its own few digits.
-        return [
-            [
-                {"label": names[index], "score": score}
-                for index, score in zip(indices, row, strict=True)
-                if score >= lowest
-            ]
-            for indices, row in zip(order.tolist(), best, strict=True)
+        pairs = [
+            {"label": names[index], "score": score}
+            for index, score in zip(order.ravel().tolist(), best.ravel(), strict=True)
         ]
+        counts = [best.shape[1]] * len(best)
+        if self._threshold is not None:
+            counts = (best >= self._threshold).sum(axis=1).tolist()
+        starts = range(0, len(pairs), best.shape[1])
+        return [pairs[start : start + count] for start, count in zip(starts, counts, strict=True)]
 
     def _scores(self, outputs: Array) -> Array:
         scores = real(outputs).reshape(len(outputs), -1)

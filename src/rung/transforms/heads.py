@@ -5,7 +5,7 @@ result of one item to bytes, best first. The first is what a caller gets who acc
 """
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -15,19 +15,31 @@ from PIL import Image
 
 from rung.domain.errors import ConfigurationError, ModelError, NotAcceptable
 from rung.domain.tensors import Array
+from rung.transforms.steps import renders
 
-__all__ = ["JSON", "OVERLAY", "PNG", "RAW", "Segmentation", "count_regions", "run_lengths", "segmentation_mask"]
+__all__ = [
+    "COLOURS",
+    "JSON",
+    "OVERLAY",
+    "PNG",
+    "RAW",
+    "Segmentation",
+    "count_regions",
+    "png",
+    "run_lengths",
+    "segmentation_mask",
+]
 
 JSON = "application/json"
 PNG = "image/png"
 OVERLAY = "image/vnd.rung.overlay+png"
 RAW = "application/octet-stream"
 
-_COLOURS = np.array(
-    # Colours that people who see colour differently can tell apart, on dark and on light pictures; class 1 first.
+COLOURS = np.array(
     [(0, 200, 255), (255, 176, 0), (220, 38, 127), (120, 94, 240), (254, 97, 0), (0, 158, 115), (240, 228, 66)],
     np.uint8,
 )
+"""RGB [7, 3] that people who see colour differently can tell apart, on dark and on light pictures; class 1 first."""
 _TINT, _LINE = 62, 232
 # Of 256.
 _MAX_RUNS = 20_000
@@ -58,10 +70,10 @@ class Segmentation(msgspec.Struct):
 def _mask_png(result: Segmentation) -> bytes:
     """Write the mask: grey 0 or 255 for one class, else class indices with a palette of colours."""
     if len(result.labels) == 1:
-        return _png(Image.fromarray(result.mask * np.uint8(255)))
+        return png(Image.fromarray(result.mask * np.uint8(255)))
     image = Image.fromarray(result.mask, "P")
-    image.putpalette(np.concatenate([np.zeros((1, 3), np.uint8), np.resize(_COLOURS, (255, 3))]).tobytes())
-    return _png(image)
+    image.putpalette(np.concatenate([np.zeros((1, 3), np.uint8), np.resize(COLOURS, (255, 3))]).tobytes())
+    return png(image)
 
 
 def _overlay_png(result: Segmentation) -> bytes:
@@ -81,9 +93,9 @@ def _overlay_png(result: Segmentation) -> bytes:
     inside = mask != 0
     classes = mask[inside]
     alpha = np.where(line[inside], np.uint16(_LINE), np.uint16(_TINT))[:, None]
-    colours = np.resize(_COLOURS, (256, 3))[classes - 1]
+    colours = np.resize(COLOURS, (256, 3))[classes - 1]
     drawn[inside] = (picture[inside] * (256 - alpha) + colours * alpha) >> 8
-    return _png(Image.fromarray(drawn))
+    return png(Image.fromarray(drawn))
 
 
 def _json(result: Segmentation) -> bytes:
@@ -117,17 +129,7 @@ def _raw(result: Segmentation) -> bytes:
     return result.raw.tobytes()
 
 
-def _renders(table: Mapping[str, Callable[[Any], bytes]]) -> Callable[[Any], Any]:
-    """Mark a step as a head."""
-
-    def mark(step: Any) -> Any:
-        step.renderers = table
-        return step
-
-    return mark
-
-
-@_renders({JSON: _json, PNG: _mask_png, OVERLAY: _overlay_png, RAW: _raw})
+@renders({JSON: _json, PNG: _mask_png, OVERLAY: _overlay_png, RAW: _raw})
 def segmentation_mask(
     value: Any,
     context: dict[str, Any],
@@ -262,7 +264,8 @@ def _scale_back(plane: Array, size: tuple[int, int], window: tuple[float, float,
     return np.asarray(scaled)
 
 
-def _png(image: Image.Image) -> bytes:
+def png(image: Image.Image) -> bytes:
+    """Write a picture as PNG, quickly rather than small."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

@@ -4,7 +4,8 @@ Each step is a `ports.Transform`. The context of an item gathers what the heads 
 
 - `image`: uint8 [H, W, 3], the upright picture as decoded;
 - `size`: (H, W) before the first resize;
-- `window`: (top, left, height, width) as fractions of the resized frame, where the picture lies in it.
+- `frame`: (height, width) after the last resize;
+- `window`: (top, left, height, width) as fractions of that frame, where the picture lies in it.
 
 The same bytes give the same tensor, bit for bit, wherever the step runs.
 """
@@ -106,7 +107,7 @@ def resize(
 
     Args:
         value: the picture.
-        context: receives `size` (unless a step before set it) and `window`.
+        context: receives `size` (unless a step before set it), `frame` and `window`.
         height: of the result, in pixels.
         width: of the result, in pixels.
         method: `bilinear`, `nearest` or `area`.
@@ -123,6 +124,7 @@ def resize(
         )
     rows, columns = value.shape[:2]
     context.setdefault("size", (rows, columns))
+    context["frame"] = (height, width)
     if not keep_aspect:
         context["window"] = (0.0, 0.0, 1.0, 1.0)
         return _scale(value, height, width, method)

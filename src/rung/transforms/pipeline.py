@@ -5,7 +5,7 @@ Training and serving run the same object, so the same bytes give the same tensor
 
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from rung.domain.predictions import Payload
 from rung.domain.tensors import Array, Signature, Tensors, datatype_of
 from rung.plugins import TRANSFORMS, resolve
 from rung.transforms.rows import predictions_json, tensors_from_rows, tensors_from_text
+from rung.transforms.steps import row_wise
 
 __all__ = ["Pipeline", "Prepared", "raw_type"]
 
@@ -24,6 +25,10 @@ _JSON = "application/json"
 _RAW = "application/octet-stream"
 
 BoundStep = Callable[[Any, dict[str, Any]], Any]
+BulkRead = Callable[[Any], Tensors]
+"""Items, or an object of columns -> the model's inputs, rows along the first dimension."""
+BulkHead = Callable[[Tensors, Tensors], list[Any]]
+"""Outputs and inputs of the model -> one result for each row."""
 
 
 class Prepared(msgspec.Struct):
@@ -43,6 +48,7 @@ class Pipeline:
         media: media types that `render` can give, best first.
         cheap: there are no transforms, so that it may run on an event loop.
         digest: sha256 of the steps in canonical form; equal digests prepare equal bytes equally.
+        example: an item that the input steps take, where they know one.
     """
 
     def __init__(
@@ -54,11 +60,17 @@ class Pipeline:
         renderers: Mapping[str, Callable[[Any], bytes]],
         accepts: tuple[str, ...],
         digest: str,
+        bulk_read: BulkRead | None = None,
+        bulk_head: BulkHead | None = None,
+        example: Any = None,
     ) -> None:
         self._signature = signature
         self._labels = labels
         self._before = before
         self._after = after
+        self._bulk_read = bulk_read
+        self._bulk_head = bulk_head
+        self.example = example
         self._renderers = renderers
         self.accepts = accepts
         self.digest = digest
@@ -84,11 +96,25 @@ class Pipeline:
         """
         before = tuple(_bind(step) for step in transforms.input)
         after = tuple(_bind(step) for step in transforms.output)
+        # Rows at once where the one step can, which is many times faster than one by one.
+        bulk_read = _bind_bulk(transforms.input[0], signature, labels) if len(before) == 1 else None
+        bulk_head = _bind_bulk(transforms.output[0], signature, labels) if len(after) == 1 else None
         renderers: Mapping[str, Callable[[Any], bytes]] = {}
         if transforms.output:
             head = resolve(TRANSFORMS, transforms.output[-1].name, "transform")
             renderers = getattr(head, "renderers", {})
-        return cls(signature, labels, before, after, renderers, _accepts(transforms, signature), _digest(transforms))
+        return cls(
+            signature,
+            labels,
+            before,
+            after,
+            renderers,
+            _accepts(transforms, signature),
+            _digest(transforms),
+            bulk_read,
+            bulk_head,
+            _example(transforms),
+        )
 
     def negotiate(self, accept: tuple[str, ...], items: int = 1) -> str:
         """Choose the media type of the answer.
@@ -138,15 +164,16 @@ class Pipeline:
             raise UnsupportedMedia(f"this model takes {' or '.join(self.accepts)}, not {kind}")
         if kind == "tensors":
             inputs: Tensors = value
+        elif self._bulk_read is not None:
+            return self._prepare_rows(self._bulk_read, value)
         elif self._before:
-            return self._prepare_items(value if isinstance(value, list) else [value])
+            return self._prepare_items(value)
         elif kind == "text":
             inputs = tensors_from_text(value, self._signature)
         else:
             inputs = tensors_from_rows(value, self._signature)
         rows = self._signature.check(inputs)
-        contexts = [self._context() for _ in range(rows)] if self._after else []
-        return Prepared(inputs, rows, contexts)
+        return Prepared(inputs, rows, self._contexts(rows))
 
     def finish(self, outputs: Tensors, prepared: Prepared) -> list[Any]:
         """Run the output steps on the items of `prepared`, in order.
@@ -158,6 +185,8 @@ class Pipeline:
         """
         if not self._after:
             return [outputs]
+        if self._bulk_head is not None:
+            return self._bulk_head(self._by_row(outputs), self._by_row(prepared.inputs))
         results = []
         for index, context in enumerate(prepared.contexts):
             item = {name: array[index] if self._signature.batched else array for name, array in outputs.items()}
@@ -194,29 +223,47 @@ class Pipeline:
         array = results[0].raw if self._after else next(iter(results[0].values()))
         return raw_type(datatype_of(array), array.shape)
 
-    def _context(self) -> dict[str, Any]:
-        return {"labels": self._labels}
+    def _contexts(self, rows: int) -> list[dict[str, Any]]:
+        return [{"labels": self._labels} for _ in range(rows)] if self._after and self._bulk_head is None else []
 
-    def _prepare_items(self, items: list[Any]) -> Prepared:
-        if not items:
-            raise InvalidInput("the request holds no items")
-        batched = self._signature.batched
-        if not batched and len(items) > 1:
-            raise InvalidInput(f"this model takes one item a request, not {len(items)}")
-        contexts = [self._context() for _ in items]
+    def _by_row(self, tensors: Tensors) -> Tensors:
+        return tensors if self._signature.batched else {name: array[None] for name, array in tensors.items()}
+
+    def _prepare_items(self, value: Any) -> Prepared:
+        items = value if isinstance(value, list) else [value]
+        self._check_count(items)
+        contexts = [{"labels": self._labels} for _ in items]
         values = []
         for index, (item, context) in enumerate(zip(items, contexts, strict=True)):
             try:
-                value = item
+                made = item
                 for step in self._before:
-                    value = step(value, context)
+                    made = step(made, context)
             except InvalidInput as error:
                 if len(items) == 1:
                     raise
                 raise InvalidInput(f"item {index}: {error}", field=error.field) from error
-            values.append(value if isinstance(value, Mapping) else {self._signature.inputs[0].name: value})
-        inputs = {name: _stack([value[name] for value in values], batched) for name in values[0]}
+            values.append(made if isinstance(made, Mapping) else {self._signature.inputs[0].name: made})
+        batched = self._signature.batched
+        inputs = {name: _stack([made[name] for made in values], batched) for name in values[0]}
         return Prepared(inputs, self._signature.check(inputs), contexts)
+
+    def _prepare_rows(self, read: BulkRead, value: Any) -> Prepared:
+        items = value if isinstance(value, list | Mapping) else [value]
+        if isinstance(items, list):
+            self._check_count(items)
+        inputs = read(items)
+        if not self._signature.batched:
+            self._check_count(next(iter(inputs.values())))
+            inputs = {name: array[0] for name, array in inputs.items()}
+        rows = self._signature.check(inputs)
+        return Prepared(inputs, rows, self._contexts(rows))
+
+    def _check_count(self, items: Sized) -> None:
+        if not len(items):
+            raise InvalidInput("the request holds no items")
+        if not self._signature.batched and len(items) > 1:
+            raise InvalidInput(f"this model takes one item a request, not {len(items)}")
 
 
 def raw_type(datatype: str, shape: tuple[int, ...]) -> str:
@@ -241,7 +288,8 @@ def _bind(step: Step) -> BoundStep:
         function = resolve(TRANSFORMS, step.name, "transform")
         inspect.signature(function).bind(None, {}, **step.params)
     except (ConfigurationError, TypeError) as error:
-        raise BundleError(f"the transform {step.name!r} with {step.params} cannot run here: {error}") from error
+        given = str(step.params)[:200]
+        raise BundleError(f"the transform {step.name!r} with {given} cannot run here: {error}") from error
     params = step.params
 
     def run(value: Any, context: dict[str, Any]) -> Any:
@@ -250,10 +298,27 @@ def _bind(step: Step) -> BoundStep:
     return run
 
 
+def _bind_bulk(step: Step, signature: Signature, labels: tuple[str, ...]) -> Any:
+    make = getattr(resolve(TRANSFORMS, step.name, "transform"), "bulk", None)
+    try:
+        return make and make(row_wise(signature), labels, **step.params)
+    except ConfigurationError as error:
+        raise BundleError(f"the transform {step.name!r} does not fit this model: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise BundleError(f"the transform {step.name!r} cannot take {str(step.params)[:200]}: {error}") from error
+
+
+def _example(transforms: Transforms) -> Any:
+    step = transforms.input[0] if transforms.input else None
+    make = step and getattr(resolve(TRANSFORMS, step.name, "transform"), "example", None)
+    return make(**step.params) if step and make else None
+
+
 def _accepts(transforms: Transforms, signature: Signature) -> tuple[str, ...]:
     if transforms.input:
         family = transforms.input[0].name.partition(".")[0]
-        return (family if family in ("image", "text") else "rows", "tensors")
+        # Texts also come as the rows of a table.
+        return {"image": ("image", "tensors"), "text": ("text", "rows", "tensors")}.get(family, ("rows", "tensors"))
     if len(signature.inputs) == 1 and signature.inputs[0].datatype == "BYTES":
         return ("text", "rows", "tensors")
     return ("rows", "tensors")

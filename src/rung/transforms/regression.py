@@ -9,7 +9,7 @@ from rung.domain.errors import ConfigurationError
 from rung.domain.tensors import Array, Signature, Tensors
 from rung.transforms.steps import has_bulk, named, pick, real
 
-__all__ = ["value"]
+__all__ = ["number"]
 
 
 def _bulk(
@@ -17,8 +17,8 @@ def _bulk(
     labels: tuple[str, ...],
     *,
     decimals: int | None = None,
-    min: float | None = None,  # noqa: A002
-    max: float | None = None,  # noqa: A002
+    min: float | None = None,
+    max: float | None = None,
     unit: str = "",
     output: str = "",
 ) -> Callable[[Tensors, Tensors], list[Any]]:
@@ -32,13 +32,13 @@ def _bulk(
 
 
 @has_bulk(_bulk)
-def value(
+def number(
     value: Any,
     context: dict[str, Any],
     *,
     decimals: int | None = None,
-    min: float | None = None,  # noqa: A002
-    max: float | None = None,  # noqa: A002
+    min: float | None = None,
+    max: float | None = None,
     unit: str = "",
     output: str = "",
 ) -> Any:
@@ -77,5 +77,5 @@ def _values(array: Array, decimals: int | None, lowest: float | None, highest: f
     if decimals is not None:
         numbers = np.round(numbers, decimals)
     # Elements of an array, not Python floats: a float32 is then written in its own few digits.
-    plain = [number if is_number else None for number, is_number in zip(numbers, finite, strict=True)]
-    return [{"value": number, "unit": unit} for number in plain] if unit else plain
+    plain = [one if known else None for one, known in zip(numbers, finite, strict=True)]
+    return [{"value": one, "unit": unit} for one in plain] if unit else plain

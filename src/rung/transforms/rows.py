@@ -115,6 +115,9 @@ def _default(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         # orjson takes contiguous numbers only.
         return value.tolist() if value.dtype.kind == "O" else np.ascontiguousarray(value).tolist()
+    if isinstance(value, np.generic):
+        # onnxruntime's int64 is C's long long, which orjson does not know.
+        return value.item()
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 

@@ -4,14 +4,16 @@ A function with `bulk` is called in that form by the pipeline: `bulk(signature, 
 the parameters against the model once, when the bundle is loaded, and returns
 
 - for an input step, `(items) -> tensors`: the items are a list, or an object of columns;
-- for an output step, `(outputs, inputs) -> results`, one result for each row.
+- for an output step, `(outputs, inputs) -> results`, one result for each row;
 
-Both see every tensor with the rows along its first dimension, also for a model that takes one at a time.
+or None where items have to go one by one after all. Both see every tensor with the rows along its first
+dimension, also for a model that takes one at a time.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from rung.domain.errors import ConfigurationError
@@ -48,7 +50,7 @@ def row_wise(signature: Signature) -> Signature:
     if signature.batched:
         return signature
     inputs, outputs = (
-        tuple(TensorSpec(spec.name, spec.datatype, (-1, *spec.shape)) for spec in specs)
+        tuple(msgspec.structs.replace(spec, shape=(-1, *spec.shape)) for spec in specs)
         for specs in (signature.inputs, signature.outputs)
     )
     return Signature(inputs, outputs)

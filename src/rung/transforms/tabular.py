@@ -4,16 +4,17 @@ Every value is checked before the model sees it. Columns are read one at a time,
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from rung.domain.errors import ConfigurationError, InvalidInput
 from rung.domain.tensors import DATATYPES, Array, Signature, Tensors, TensorSpec
+from rung.transforms.schema import Column, check_column, check_input, check_whole, example_of
 from rung.transforms.steps import has_bulk
 
-__all__ = ["Column", "Table", "columns"]
+__all__ = ["Table", "columns"]
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "number": (int, float),
@@ -23,21 +24,6 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "category": (str, int),
 }
 _SHOWN = 12
-
-
-class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the values of one column may be."""
-
-    name: str
-    type: Literal["number", "integer", "boolean", "text", "category"] = "number"
-    min: float | None = None
-    max: float | None = None
-    categories: tuple[str | int, ...] = ()
-    """All values of a `category`; in a matrix each is written as its place in this list, from 0."""
-    nullable: bool = False
-    """Whether null stands for a value that is not known: NaN among numbers, empty text among texts."""
-    default: str | int | float | bool | None = None
-    """Stands in for null and for a column that a row does not have."""
 
 
 class Table:
@@ -67,7 +53,7 @@ class Table:
         if not read or len({column.name for column in read}) != len(read):
             raise ConfigurationError("tabular.columns needs one column at least, and each name once")
         for column in read:
-            _check_column(column, output)
+            check_column(column, output)
         table = cls(read, refuse_extra=extra == "refuse")
         for column in read:
             if column.default is not None:
@@ -119,7 +105,7 @@ class Table:
                     f"the model's inputs are {', '.join(sorted(specs))}: with output columns they must be the same"
                 )
             for column in self._columns:
-                _check_input(column, specs[column.name])
+                check_input(column, specs[column.name])
             return
         spec = signature.inputs[0]
         if len(specs) > 1 or len(spec.shape) != 2 or spec.datatype in ("BYTES", "BF16", "BOOL"):
@@ -133,13 +119,19 @@ class Table:
                 f"tabular.columns has {len(self._columns)} columns, and the model's input {spec.name!r} takes "
                 f"{spec.shape[1]}"
             )
+        names = tuple(column.name for column in self._columns)
+        if spec.columns and spec.columns != names:
+            raise ConfigurationError(
+                f"the model was trained on the columns {', '.join(spec.columns)}, and tabular.columns has "
+                f"{', '.join(names)}: list the same ones in the same order"
+            )
         if DATATYPES[spec.datatype].kind in "iu":
             for column in self._columns:
-                _check_whole(column, spec)
+                check_whole(column, spec)
 
     def example(self) -> dict[str, Any]:
         """A row that fits."""
-        return {column.name: _example(column) for column in self._columns}
+        return {column.name: example_of(column) for column in self._columns}
 
     def _read(self, rows: Any) -> tuple[dict[str, list[Any]], int]:
         """Values by column, absent ones filled with defaults, and how many rows there are."""
@@ -228,9 +220,7 @@ def _fill(column: Column, values: list[Any], *, single: bool) -> tuple[list[Any]
     return filled, absent
 
 
-def _categories(
-    column: Column, values: list[Any], absent: set[int], *, single: bool, coded: bool
-) -> Array:
+def _categories(column: Column, values: list[Any], absent: set[int], *, single: bool, coded: bool) -> Array:
     places: dict[Any, int] = {category: place for place, category in enumerate(column.categories)}
     codes = [places.get(value, -1) for value in values]
     if -1 in codes and not {position for position, code in enumerate(codes) if code < 0} <= absent:
@@ -300,51 +290,6 @@ def _cast(array: Array, dtype: np.dtype[Any], column: Column, *, single: bool) -
     return array.astype(dtype)
 
 
-def _check_column(column: Column, output: str) -> None:
-    where = f"the column {column.name!r} of tabular.columns"
-    numeric = column.type in ("number", "integer")
-    if not numeric and (column.min is not None or column.max is not None):
-        raise ConfigurationError(f"{where} has a range, which a {column.type} has not")
-    if (column.type == "category") != bool(column.categories):
-        raise ConfigurationError(f"{where} must have categories if it is a category, and only then")
-    if len(set(column.categories)) != len(column.categories) or len(set(map(type, column.categories))) > 1:
-        raise ConfigurationError(f"{where} lists a category twice, or both texts and integers")
-    if column.type == "text" and output == "matrix":
-        raise ConfigurationError(f"{where} is text, which a matrix of numbers cannot hold: use output columns")
-
-
-def _check_input(column: Column, spec: TensorSpec) -> None:
-    where = f"the column {column.name!r} is {column.type}, the model's input {spec.name!r} is {spec.datatype}"
-    text = column.type == "text" or (column.type == "category" and isinstance(column.categories[0], str))
-    if text != (spec.datatype == "BYTES") or spec.datatype == "BF16":
-        raise ConfigurationError(where)
-    if any(size not in (-1, 1) for size in spec.shape[1:]):
-        raise ConfigurationError(f"{where} {list(spec.shape)}: one value per row belongs in it")
-    if spec.datatype == "BOOL" and column.type != "boolean":
-        raise ConfigurationError(where)
-    if DATATYPES[spec.datatype].kind in "iub":
-        _check_whole(column, spec)
-
-
-def _check_whole(column: Column, spec: TensorSpec) -> None:
-    where = f"the column {column.name!r} goes into the input {spec.name!r} of {spec.datatype}"
-    if column.type == "number":
-        raise ConfigurationError(f"{where}: declare it an integer")
-    if column.nullable and column.default is None:
-        raise ConfigurationError(f"{where}, which has no NaN for null: give a default")
-
-
-def _example(column: Column) -> Any:
-    if column.default is not None:
-        return column.default
-    if column.type == "category":
-        return column.categories[0]
-    if column.type in ("number", "integer"):
-        lowest = column.min if column.min is not None else min(0.0, column.max if column.max is not None else 0.0)
-        return int(-(-lowest // 1)) if column.type == "integer" or lowest == int(lowest) else lowest
-    return {"boolean": False, "text": "word"}[column.type]
-
-
 def _refused(name: str, position: int, reason: str, *, single: bool) -> InvalidInput:
     return InvalidInput(f"{_row(position, single=single)}column {name!r}: {reason}", field=name)
 
@@ -411,4 +356,3 @@ def columns(
     if output == "columns":
         return {name: array[0] for name, array in table.tensors([value]).items()}
     return table.matrix([value])[0]
-

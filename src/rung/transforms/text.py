@@ -1,7 +1,8 @@
 """Texts to tensors: as bytes for models that tokenise inside, or as the word pieces of a vocabulary."""
 
+import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ __all__ = ["WordPiece", "encode", "wordpiece"]
 
 _LONGEST_WORD = 100
 # Longer words become the unknown token, as BERT has it: the search within a word takes the square of its length.
+_BETWEEN_SPACES = re.compile("[^ \t\n\r]+")
 _WANTED = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -124,11 +126,6 @@ class WordPiece:
             raise ConfigurationError(f"text.wordpiece takes a max_length from 2, not {max_length!r}")
         return made
 
-    def tokens(self, text: str) -> list[str]:
-        """The pieces of a text, without the tokens that mark its begin and end."""
-        pieces = list(self._ids)
-        return [pieces[number] for word in self._split(text) for number in self._pieces(word)]
-
     def encode(self, texts: Sequence[str], max_length: int, length: int = -1) -> dict[str, Array]:
         """Encode texts as `input_ids`, `attention_mask` and `token_type_ids`, int64 [texts, tokens].
 
@@ -153,10 +150,14 @@ class WordPiece:
             mask[position, : len(row)] = 1
         return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
 
-    def _split(self, text: str) -> list[str]:
-        if self._lowercase:
-            text = "".join(sign for sign in unicodedata.normalize("NFD", text.lower()) if unicodedata.category(sign) != "Mn")
-        return "".join(_spaced(sign) for sign in text).split()
+    def _split(self, text: str) -> Iterator[str]:
+        """The words, one by one: of a long text only as many are read as are kept."""
+        for found in _BETWEEN_SPACES.finditer(text):
+            part = found[0]
+            if self._lowercase:
+                apart = unicodedata.normalize("NFD", part.lower())
+                part = "".join(sign for sign in apart if unicodedata.category(sign) != "Mn")
+            yield from "".join(map(_spaced, part)).split()
 
     def _pieces(self, word: str) -> list[int]:
         """Cut the longest piece off the front, again and again; a word that does not come out even is unknown."""
@@ -180,8 +181,6 @@ def _spaced(sign: str) -> str:
     """A sign with spaces round it where it is a word of its own; nothing for signs that do not show."""
     if sign.isalnum() and not _is_han(sign):
         return sign
-    if sign in " \t\n\r":
-        return " "
     category = unicodedata.category(sign)
     if category == "Zs":
         return " "

@@ -35,8 +35,9 @@ def load(path):
     [
         (tensor("x"), ""),
         ({k: v for k, v in tensor("x").items() if k != "name"}, ""),
-        (tensor("other"), "the model has ['x']"),
-        (tensor("x", "float64"), "as FP64, the model as FP32"),
+        (tensor("of another name, but the only one"), ""),
+        (tensor("x", "float64"), ""),
+        (tensor("x", "object"), "as object, the model as FP32"),
         (tensor("x", shape=(-1, 5)), "with shape [-1, 5], the model with [-1, 4]"),
         (tensor("x", shape=(-1,)), "with shape [-1]"),
     ],
@@ -50,6 +51,16 @@ def test_the_signature_is_held_against_the_model(tmp_path, field, words):
         assert words in str(raised.value)
     else:
         assert load(path).predict({"x": np.ones((1, 4), "f4")})["y"].tolist() == [[2.0] * 4]
+
+
+def test_a_tensor_that_the_model_lacks(tmp_path):
+    path = folder(
+        tmp_path, {"onnx": {"data": "model.onnx"}}, [tensor("INPUT0", shape=(-1, 16)), tensor("x")], [tensor("OUTPUT0")]
+    )
+    models.add_sub(path / "model.onnx")
+
+    with pytest.raises(BundleError, match="the input 'x', the model has"):
+        load(path)
 
 
 def test_names_of_columns_are_kept(tmp_path):
@@ -117,3 +128,63 @@ def test_without_pyyaml(tmp_path, monkeypatch):
 
     with pytest.raises(MissingDependency, match=r'pip install "rung\[mlflow\]"'):
         load(path)
+
+
+def test_aliases_that_would_fill_the_memory(tmp_path):
+    path = folder(tmp_path, {})
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
+    lines += ["flavors: {sklearn: {serialization_format: *a11, data: *a11}, python_function: {loader_module: *a11}}"]
+    (path / "MLmodel").write_text("\n".join(lines))
+
+    with pytest.raises(BundleError) as raised:
+        load(path)
+    assert len(str(raised.value)) < 500
+
+
+ROWS = np.random.default_rng(0).standard_normal((40, 4)).astype("f4")
+
+
+def _sklearn(path):
+    skops = pytest.importorskip("skops.io")
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression().fit(ROWS, ROWS[:, 0] > 0)
+    skops.dump(model, path / "model.skops")
+    return {"sklearn": {"pickled_model": "model.skops", "serialization_format": "skops"}}
+
+
+def _xgboost(path):
+    xgboost = pytest.importorskip("xgboost")
+    xgboost.train({}, xgboost.DMatrix(ROWS, ROWS[:, 0]), 2).save_model(path / "model.ubj")
+    return {"xgboost": {"data": "model.ubj", "model_format": "ubj"}}
+
+
+def _lightgbm(path):
+    lightgbm = pytest.importorskip("lightgbm")
+    lightgbm.train({"verbose": -1}, lightgbm.Dataset(ROWS, ROWS[:, 0]), 2).save_model(str(path / "model.lgb"))
+    return {"lightgbm": {"data": "model.lgb"}}
+
+
+def _pytorch(path):
+    torch = pytest.importorskip("torch")
+    (path / "data").mkdir()
+    program = torch.export.export(
+        torch.nn.Linear(4, 2), (torch.zeros(3, 4),), dynamic_shapes=({0: torch.export.Dim("n")},)
+    )
+    torch.export.save(program, path / "data/model.pt2")
+    return {"pytorch": {"model_data": "data"}}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("make", [_sklearn, _xgboost, _lightgbm, _pytorch], ids=lambda make: make.__name__[1:])
+def test_each_flavor_goes_to_its_runtime(tmp_path, make):
+    flavor = make(tmp_path)
+    (tmp_path / "MLmodel").write_text(json.dumps({"flavors": {**flavor, "python_function": {"loader_module": "os"}}}))
+    model = load(tmp_path)
+    try:
+        spec = model.signature.inputs[0]
+        answer = model.predict({spec.name: ROWS[:3].astype("f8" if spec.datatype == "FP64" else "f4")})
+        assert all(len(array) == 3 for array in answer.values())
+    finally:
+        model.close()

@@ -136,7 +136,7 @@ def test_the_runtime_is_light_until_it_loads():
 def test_numbers_that_scikit_learn_refuses_are_the_callers(load, kind, value):
     model = load(models.estimator(kind))
     width = model.signature.inputs[0].shape[1]
-    with pytest.raises(InvalidInput, match="NaN|infinity"):
+    with pytest.raises(InvalidInput, match=r"NaN|infinity"):
         model.predict({"input": np.full((1, width), value)})
 
 

@@ -6,6 +6,7 @@
 import asyncio
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -16,18 +17,25 @@ from rung.ports import LoadOptions, Source
 from rung.protocols.batch import Batch
 from rung.protocols.health import Health
 from rung.protocols.kserve_v1 import KserveV1
+from rung.protocols.mlflow import Mlflow
 from rung.protocols.native import Native
 from rung.protocols.oip_rest import OipRest
+from rung.protocols.repository import Repository
 from rung.protocols.server import HttpServer
 from rung.protocols.tfserving import TfServing
+from rung.protocols.torchserve import TorchServe
+from rung.protocols.vertex import Vertex
+from rung.serving.control import Control
 from rung.serving.lanes import cores
 from rung.serving.manager import Manager, ManagerOptions
 from rung.serving.metrics import collect
 from rung.serving.policies import Policy
 from rung.settings import ServeSettings
-from rung.telemetry import Metrics
+from rung.telemetry import Metrics, log_levels, set_log_level
 
 __all__ = ["Replica", "run"]
+
+_CACHE = Path(".rung/cache")
 
 
 class Replica:
@@ -40,6 +48,7 @@ class Replica:
 
     def __init__(self, sources: Sequence[Source], settings: ServeSettings) -> None:
         self.settings = settings
+        self._sources = sources
         lanes = settings.lanes or cores()
         self.manager = Manager(
             list(sources),
@@ -57,6 +66,7 @@ class Replica:
                 poll_seconds=settings.poll_seconds,
             ),
         )
+        control = Control(self.manager, settings.model_store, _CACHE)
         metrics = Metrics([lambda: collect(self.manager.servables()), self._door_metrics])
         routes = [
             *OipRest(self.manager, server_name=settings.server_name, version=__version__).routes(),
@@ -64,8 +74,13 @@ class Replica:
             *Batch(self.manager).routes(),
             *TfServing(self.manager, metrics.render).routes(),
             *KserveV1(self.manager).routes(),
+            *Repository(self.manager, control, log_levels, set_log_level).routes(),
+            *Mlflow(self.manager, self.manager.problems, __version__).routes(),
+            *TorchServe(self.manager, control, __version__).routes(),
             *Health(self.manager.problems, metrics.render).routes(),
         ]
+        vertex = Vertex(self.manager, self.manager.problems, settings.health_route, settings.predict_route)
+        routes += vertex.routes(routes)
         self.door = HttpServer(routes, settings.door, access_log=settings.access_log)
         self.port = 0
 
@@ -78,7 +93,8 @@ class Replica:
         """
         self.port = await self.door.open(self.settings.host, self.settings.port)
         await self.manager.open()
-        if not self.manager.servables():
+        # None is right where they come one by one over the wire.
+        if self._sources and not self.manager.servables():
             problems = self.manager.problems()
             await self.close()
             raise OperatorError("no model could be loaded: " + "; ".join(problems))

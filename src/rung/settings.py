@@ -12,7 +12,7 @@ import msgspec
 
 from rung.domain.errors import ConfigurationError
 
-__all__ = ["DoorSettings", "ServeSettings", "load"]
+__all__ = ["DoorSettings", "Platform", "ServeSettings", "load", "platform"]
 
 
 # Bounds are part of the types, so that a slip is refused with its name and not served.
@@ -88,7 +88,50 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`auto` writes for people on a terminal and JSON elsewhere."""
     server_name: Literal["rung", "triton"] = "rung"
     """What server metadata says: some Triton clients insist on `triton`."""
+    model_store: str = ""
+    """Folder or URL below which models may be added over the wire; empty refuses that."""
+    health_route: str = ""
+    """A further path for health, such as Vertex AI's AIP_HEALTH_ROUTE."""
+    predict_route: str = ""
+    """A further path for predictions, such as Vertex AI's AIP_PREDICT_ROUTE."""
     door: DoorSettings = DoorSettings()
+
+
+class Platform(msgspec.Struct, frozen=True):
+    """What a managed platform says in its container's environment."""
+
+    settings: dict[str, str]
+    """Name of a setting -> its value; a flag or `RUNG_<NAME>` wins over it."""
+    targets: tuple[str, ...]
+    """What to serve where the command line names nothing."""
+    model_store: bool = False
+    """Whether models come one by one over the wire, so that none at the start is right."""
+
+
+def platform(environ: Mapping[str, str] = os.environ) -> Platform | None:
+    """The platform that started this process, by its variables; None where there is none.
+
+    SageMaker: SAGEMAKER_BIND_TO_PORT, SAGEMAKER_MULTI_MODEL, SM_MODEL_DIR. Vertex AI: AIP_HTTP_PORT,
+    AIP_HEALTH_ROUTE, AIP_PREDICT_ROUTE, AIP_STORAGE_URI. Both reach the container from outside, so the address
+    is every one.
+    """
+    if "SAGEMAKER_BIND_TO_PORT" in environ:
+        found = {"host": "0.0.0.0", "port": environ["SAGEMAKER_BIND_TO_PORT"]}  # noqa: S104 - the platform asks for it
+        if environ.get("SAGEMAKER_MULTI_MODEL", "").lower() == "true":
+            return Platform(_free(found | {"model_store": "/opt/ml/models"}, environ), (), model_store=True)
+        return Platform(_free(found, environ), (environ.get("SM_MODEL_DIR") or "/opt/ml/model",))
+    if "AIP_HTTP_PORT" in environ:
+        found = {"host": "0.0.0.0", "port": environ["AIP_HTTP_PORT"]}  # noqa: S104 - the platform asks for it
+        for setting in ("health_route", "predict_route"):
+            if environ.get(f"AIP_{setting.upper()}"):
+                found[setting] = environ[f"AIP_{setting.upper()}"]
+        storage = environ.get("AIP_STORAGE_URI")
+        return Platform(_free(found, environ), (storage,) if storage else ())
+    return None
+
+
+def _free(found: dict[str, str], environ: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in found.items() if f"RUNG_{name.upper()}" not in environ}
 
 
 def load(overrides: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> ServeSettings:

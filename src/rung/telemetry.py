@@ -9,13 +9,20 @@ from typing import Any, TextIO
 import orjson
 import structlog
 
-__all__ = ["Metrics", "configure_logs", "say"]
+__all__ = ["Metrics", "configure_logs", "log_levels", "say", "set_log_level"]
+
+_levels = {"debug": False, "info": True, "warning": True, "error": True}
+"""Which lines are written. A table and not a threshold, since Triton's log settings switch each level alone."""
 
 
 def configure_logs(style: str = "auto", level: str = "info") -> None:
     """Write one line per event to standard error: for people on a terminal, as JSON elsewhere."""
     pretty = style == "console" or (style == "auto" and sys.stderr.isatty())
+    order = list(_levels)
+    for name in order:
+        _levels[name] = order.index(name) >= order.index(level)
     processors: list[Any] = [
+        _wanted,
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="%H:%M:%S" if pretty else "iso", utc=not pretty),
@@ -26,10 +33,29 @@ def configure_logs(style: str = "auto", level: str = "info") -> None:
         processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_dumps)]
     structlog.configure(
         processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=lambda *_: _Lines(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def log_levels() -> dict[str, bool]:
+    """Whether lines are written of `debug`, `info`, `warning` and `error`."""
+    return dict(_levels)
+
+
+def set_log_level(name: str, *, on: bool) -> None:
+    """Write lines of this level, or do not, from the next one on. Raises `KeyError` for a level that is none."""
+    if name not in _levels:
+        raise KeyError(name)
+    _levels[name] = on
+
+
+def _wanted(logger: Any, method: str, event: Any) -> Any:
+    # What is worse than an error is written like one.
+    if not _levels.get("warning" if method == "warn" else method, _levels["error"]):
+        raise structlog.DropEvent
+    return event
 
 
 def say(stream: TextIO | None, text: str) -> None:

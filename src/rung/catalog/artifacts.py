@@ -18,7 +18,7 @@ def refuse_pickle(path: Path) -> None:
     if _is_pickle(path):
         raise BundleError(
             f"{path.name} is a pickle: opening it would run whatever code it holds, so rung never does. "
-            "Export the model to ONNX (torch.onnx.export for PyTorch, skl2onnx for scikit-learn), "
+            "Export the model to ONNX (torch.onnx.export for PyTorch, skl2onnx or skops for scikit-learn), "
             "PyTorch also by torch.export.save, or serve a class of your own as module:Class"
         )
 

@@ -18,7 +18,15 @@ __all__ = [
     "server_metadata",
 ]
 
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "schedule_policy", "statistics")
+EXTENSIONS = (
+    "binary_tensor_data",
+    "logging",
+    "model_configuration",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "schedule_policy",
+    "statistics",
+)
 """Names of the protocol's extensions that this server honours in full."""
 
 MAX_BATCH = 65536

@@ -28,7 +28,7 @@ _ADMITTED = re.compile(
     # Classes begin with a capital. scipy.stats compiles text as it is restored, sklearn.utils starts processes,
     # sklearn.datasets and numpy read files.
     r"sklearn\.(?!datasets\b|externals\b|utils\b|callback\b|.*\b_?(test|conftest|__main__))[\w.]+\._?[A-Z]\w*"
-    r"|sklearn\.utils\.(_bunch\.)?Bunch|numpy\.dtype"
+    r"|sklearn\.utils\.(_bunch\.)?Bunch|numpy\.dtype|sklearn\.compose\._column_transformer\.make_column_selector"
     r"|numpy\.(random|dtypes)\.(\w+\.)*[A-Z]\w*"
     r"|numpy\.(random\.)?mtrand\.RandomState"
     r"|scipy\.sparse\.(\w+\.)*\w+_(matrix|array)"
@@ -118,6 +118,9 @@ def parts(thing: Any) -> Iterator[Any]:
 
 def _check_tree(file: str, part: Any) -> None:
     kind = type(part).__name__
+    if kind.startswith(("KDTree", "BallTree")):
+        _check_neighbours(file, part.__getstate__())
+        return
     if kind == "Tree":
         left, right, feature = part.children_left, part.children_right, part.feature
         width, inner = part.n_features, part.children_left != -1
@@ -137,6 +140,23 @@ def _check_tree(file: str, part: Any) -> None:
     )
     if not sound or (feature[inner] < 0).any() or (width is not None and (feature[inner] >= width).any()):
         raise BundleError(f"{file} has a tree that leads outside itself: it is damaged")
+
+
+def _check_neighbours(file: str, state: tuple[Any, ...]) -> None:
+    data, order, nodes, bounds, _, levels, count = state[:7]
+    first, last = nodes["idx_start"], nodes["idx_end"]
+    # The children of node i are 2 i + 1 and 2 i + 2, unless it is a leaf.
+    inner = np.flatnonzero(nodes["is_leaf"] == 0)
+    sound = (
+        len(order) == len(data)
+        and count == len(nodes) == bounds.shape[1] == 2**levels - 1
+        and bounds.shape[2] == data.shape[1]
+        and ((order >= 0) & (order < len(data))).all()
+        and ((first >= 0) & (first <= last) & (last <= len(data))).all()
+        and (2 * inner + 2 < count).all()
+    )
+    if not sound:
+        raise BundleError(f"{file} has a tree of neighbours that leads outside itself: it is damaged")
 
 
 def _sentence(error: Any) -> str:

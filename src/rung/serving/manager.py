@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import msgspec
 import structlog
 
-from rung.domain.errors import ConfigurationError, NotFound, NotReady, RungError
+from rung.domain.errors import BundleError, ConfigurationError, NotFound, NotReady, RungError
 from rung.domain.models import AspiredVersion, VersionState, VersionStatus
 from rung.domain.predictions import Statistics
 from rung.ports import LoadOptions, Source
@@ -36,6 +36,7 @@ _DRAIN = 60.0
 """Seconds that requests on a version being unloaded may take."""
 _LOADS = 4
 """Versions being loaded at once: each may need memory and cores for itself."""
+_THERE = (VersionState.AVAILABLE, VersionState.UNLOADING)
 _FORGIVE = 30.0
 """Seconds after which a version is tried again whose bytes could not be reached."""
 
@@ -79,6 +80,10 @@ class Manager:
         self._origin: dict[AspiredVersion, Source] = {}
         self._latest: dict[str, Servable] = {}
         self._exact: dict[tuple[str, int], Servable] = {}
+        self._away: set[str] = set()
+        """Models that were unloaded by hand, and stay away although a source offers them."""
+        self._offered: set[str] = set()
+        self._turning = asyncio.Lock()
         self._owed: set[str] = set()
         """Models that have to answer for this process to be ready: those there were at the start, and
         those that have answered since. A new one that loads, or fails to, is no reason to leave."""
@@ -138,8 +143,11 @@ class Manager:
                 self._log.warning("the models were left as they are", action="turn_failed", reason=str(error))
 
     async def _turn(self) -> None:
-        """Observe, plan, act."""
-        aspired = await self._observe()
+        """Observe, plan, act; one at a time, since a source is no place for two threads."""
+        async with self._turning:
+            offered = await self._observe()
+        self._offered = {version.name for version in offered}
+        aspired = [version for version in offered if version.name not in self._away]
         now = monotonic()
         for known in self._records.values():
             if known.forgiven_at <= now:
@@ -156,7 +164,7 @@ class Manager:
                 record.state = VersionState.UNLOADING
                 self._publish()
                 self._spawn(self._unload(record))
-        self._forget(set(aspired))
+        self._forget(set(offered))
         self._owed &= {version.name for version in aspired}
 
     async def _observe(self) -> list[AspiredVersion]:
@@ -288,6 +296,54 @@ class Manager:
                 exact[version.name, version.version] = latest[version.name] = record.servable
         self._exact, self._latest = exact, latest
 
+    # --- for `control` ----------------------------------------------------------------------
+
+    def offers(self, name: str) -> bool:
+        """Whether a source offers this model, or did at the last look."""
+        return name in self._offered or any(version.name == name for version in self._records)
+
+    def attach(self, source: Source) -> None:
+        """Take what a further source offers, from the next turn on."""
+        self._feeds.append(Feed(source, 0.0))
+
+    async def detach(self, source: Source, name: str) -> None:
+        """Forget a source and the model that it offered, after that was sent away."""
+        self._feeds = [feed for feed in self._feeds if feed.source is not source]
+        await self._turn()
+        self._away.discard(name)
+
+    async def bring(self, name: str) -> None:
+        """Load what the sources offer under a name, and forget its earlier failures. Returns when that has ended.
+
+        Raises:
+            BundleError: a version that should answer does not; the reason is the load's.
+        """
+        self._away.discard(name)
+        for record in self._of(name):
+            record.failures, record.forgiven_at = 0, inf
+        # A file is believed when it is the same twice.
+        await self._turn()
+        await self._turn()
+        await self._settle(name, (VersionState.START, VersionState.LOADING))
+        failed = [record for record in self._of(name) if record.failures]
+        if failed:
+            raise BundleError(f"model {name!r} version {failed[-1].version.version}: {failed[-1].reason}")
+
+    async def send_away(self, name: str) -> None:
+        """Drain and unload every version of a model, and keep it away. Returns when that has ended."""
+        self._away.add(name)
+        self._owed.discard(name)
+        await self._turn()
+        await self._settle(name, (VersionState.START, VersionState.LOADING, *_THERE))
+
+    def _of(self, name: str) -> list[_Record]:
+        return [record for record in self._records.values() if record.version.name == name]
+
+    async def _settle(self, name: str, moving: tuple[VersionState, ...]) -> None:
+        while self._work and any(record.state in moving for record in self._of(name)):
+            await asyncio.wait(self._work, return_when=asyncio.FIRST_COMPLETED)
+            await self._turn()
+
     # --- ports.Directory --------------------------------------------------------------------
 
     def find(self, name: str, version: int | None = None) -> Servable:
@@ -304,6 +360,8 @@ class Manager:
         refused = [r for r in records if r.failures]
         if refused:
             raise NotReady(f"model {name!r} version {refused[-1].version.version} is not served: {refused[-1].reason}")
+        if name in self._away:
+            raise NotFound(f"model {name!r} was unloaded; POST /v2/repository/models/{name}/load brings it back")
         if version is None and name in self._owed:
             raise NotReady(f"model {name!r} is between two versions")
         if version is not None and name in self._latest:
@@ -343,14 +401,17 @@ class Manager:
 
     def ready(self) -> bool:
         """Whether every model answers that should."""
-        return not self._draining and bool(self._owed) and self._owed <= self._latest.keys()
+        return not self.problems()
 
     def problems(self) -> list[str]:
         """What keeps this process from being ready, in words."""
         if self._draining:
             return ["the server is draining"]
-        if not self._owed:
-            return ["no model was found" if self._read else "the models are being looked for"]
+        if not self._read:
+            return ["the models are being looked for"]
+        # None is right where they are all unloaded, or come one by one over the wire.
+        if not self._owed and self._feeds and not self._away:
+            return ["no model was found"]
         return [f"{name}: {self._reason(name)}" for name in sorted(self._owed - self._latest.keys())]
 
     def _reason(self, name: str) -> str:

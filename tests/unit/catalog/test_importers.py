@@ -222,6 +222,20 @@ def test_trust_does_not_make_a_pickle_welcome(tmp_path):
     assert any("pickle" in left.reason for left in report.left)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_torchscript_with_its_shapes_stated_beside_the_archive(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(4, 2), torch.zeros(3, 4)), tmp_path / "net.pt")
+    manifest = json.dumps({"model": {"modelName": "net", "serializedFile": "net.pt", "handler": "base_handler"}})
+    path = mar(tmp_path, manifest, {"net.pt": (tmp_path / "net.pt").read_bytes()})
+
+    report = bring(tmp_path, path)
+    assert report.imported == []
+    assert "net.pt.signature.json" in report.left[-1].reason
+    (tmp_path / "net.pt.signature.json").write_text('{"inputs": {"input": ["FP32", [-1, 4]]}}')
+    assert [each.runtime for each in bring(tmp_path, path).imported] == ["torch"]
+
+
 # --- repositories --------------------------------------------------------------------------------
 
 

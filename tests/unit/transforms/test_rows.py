@@ -142,3 +142,9 @@ def test_anything_is_a_tensor_of_the_spec_or_refused(value, datatype, shape):
         return
     assert array.dtype == DATATYPES[datatype]
     assert spec.admits(array.shape)
+
+
+def test_long_longs_of_onnxruntime_are_numbers_in_rows_of_several_outputs() -> None:
+    signature = Signature((), (TensorSpec("label", "INT64", (-1,)), TensorSpec("p", "FP32", (-1, 2))))
+    outputs = {"label": np.array([3], np.longlong), "p": np.array([[0.5, 0.5]], "<f4")}
+    assert predictions_json(outputs, signature) == b'{"predictions":[{"label":3,"p":[0.5,0.5]}]}'

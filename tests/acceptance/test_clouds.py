@@ -93,25 +93,18 @@ def test_several_models_have_to_be_named(serve, tmp_path):
     assert ask(f"{url}/invocations", body, "application/json", *target)[1]["predictions"] == [[2, 2, 2, 2]]
 
 
-def test_mlflow_own_client(url):
-    client = pytest.importorskip("mlflow.pyfunc.scoring_server.client")
-    scoring = client.ScoringServerClient("127.0.0.1", int(url.rpartition(":")[2]))
-    scoring.ping()
-    assert scoring.get_version()
-
-
 def test_sagemaker_container(serve, tmp_path):
     folder = tmp_path / "opt"
     folder.mkdir()
     models.scale(folder / "double.onnx", 2.0)
     url = serve(env={"SAGEMAKER_BIND_TO_PORT": "8080", "SM_MODEL_DIR": str(folder)}).url
-    url = url.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - what the platform's variable asks for
+    url = url.replace("0.0.0.0", "127.0.0.1")
     assert curl(f"{url}/ping")[0] == 200
     assert ask(f"{url}/invocations", b"1,2,3,4", "text/csv")[1] == {"predictions": [[2, 4, 6, 8]]}
 
 
 def test_sagemaker_tensors(url):
-    status, meta = curl(f"{url}/v2/models/double")
+    _, meta = curl(f"{url}/v2/models/double")
     meta = json.loads(meta)
     name = meta["inputs"][0]["name"]
     tensor = {"name": name, "shape": [1, 4], "datatype": "FP32"}
@@ -136,13 +129,13 @@ def test_sagemaker_multi_model(serve, tmp_path):
         "SAGEMAKER_MULTI_MODEL": "true",
         "RUNG_MODEL_STORE": str(tmp_path / "store"),
     }
-    url = serve(env=env).url.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - as above
+    url = serve(env=env).url.replace("0.0.0.0", "127.0.0.1")
     assert curl(f"{url}/ping")[0] == 200
     body = {"model_name": "abc", "url": str(tmp_path / "store" / "abc" / "model" / "m.onnx")}
     assert ask(f"{url}/models", body)[0] == 200
     assert ask(f"{url}/models", body)[0] == 409
     assert [one["modelName"] for one in json.loads(curl(f"{url}/models")[1])["models"]] == ["abc"]
-    status, answer = curl(f"{url}/models/abc", "-H", "X-Amzn-SageMaker-Target-Model: abc")
+    _, answer = curl(f"{url}/models/abc", "-H", "X-Amzn-SageMaker-Target-Model: abc")
     assert json.loads(answer)["modelUrl"] == body["url"]
     assert ask(f"{url}/models/abc/invoke", {"instances": [[1, 1, 1, 1]]})[1] == {"predictions": [[3, 3, 3, 3]]}
     assert curl("-X", "DELETE", f"{url}/models/abc")[0] == 200
@@ -158,7 +151,7 @@ def test_vertex_container(serve, tmp_path):
         "AIP_PREDICT_ROUTE": "/v1/endpoints/1/deployedModels/2:predict",
         "AIP_STORAGE_URI": str(tmp_path / "double.onnx"),
     }
-    url = serve(env=env).url.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - as above
+    url = serve(env=env).url.replace("0.0.0.0", "127.0.0.1")
     assert curl(url + env["AIP_HEALTH_ROUTE"])[0] == 200
     body = {"instances": [[1, 2, 3, 4]], "parameters": {"sampleKey": "sampleValue"}}
     assert ask(url + env["AIP_PREDICT_ROUTE"], body) == (200, {"predictions": [[2, 4, 6, 8]]})

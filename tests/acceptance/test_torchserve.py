@@ -51,7 +51,9 @@ def test_management(url):
     assert curl("-d", "[[1, 1, 1, 1]]", f"{url}/predictions/triple") == (200, [3, 3, 3, 3])
     assert [one["modelName"] for one in curl(f"{url}/models")[1]["models"]] == ["double", "triple"]
     page = curl(f"{url}/models?limit=1")[1]
-    assert curl(f"{url}/models?limit=1&next_page_token={page['nextPageToken']}")[1]["models"][0]["modelName"] == "triple"
+    assert (
+        curl(f"{url}/models?limit=1&next_page_token={page['nextPageToken']}")[1]["models"][0]["modelName"] == "triple"
+    )
     assert curl(f"{url}/models/triple")[1][0]["workers"][0]["status"] == "READY"
     assert curl(f"{url}/models/triple/all")[0] == 200
     assert curl("-X", "PUT", f"{url}/models/triple?min_worker=3")[0] == 200

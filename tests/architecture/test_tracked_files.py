@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 # Written in pieces, so that this file does not find itself.
-MACHINE = ["/" + "work/", "/" + "tmp/", "/" + "root/", "/" + "opt/", "/" + "home/", "." + "library"]
+MACHINE = ["/" + "work/", "/" + "tmp/", "/" + "root/", "/" + "home/", "." + "library"]
 REGISTRIES = [
     "py" + "pi.org",
     "python" + "hosted.org",
@@ -62,6 +62,7 @@ def test_every_dependency_is_pinned() -> None:
         *(item for extra in project["optional-dependencies"].values() for item in extra),
     ]
 
+    wanted = [item for item in wanted if not item.startswith("rung[")]  # an extra made of others
     assert [item for item in wanted if re.split(r"[\[<>=;~! ]", item)[0].lower() not in pinned] == []
     assert [item for item in wanted if "@" in item or "://" in item] == []
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import typer
 
 from rung import settings as configuration
 from rung.app import Replica, run
@@ -26,6 +27,7 @@ def serve(targets: list[str], name: str | None, flags: dict[str, Any], *, as_jso
 
     Raises:
         ConfigurationError: a flag, a variable or a target is wrong.
+        BadParameter: nothing is named to serve.
         OperatorError: no model could be loaded.
     """
     platform = configuration.platform()
@@ -34,7 +36,7 @@ def serve(targets: list[str], name: str | None, flags: dict[str, Any], *, as_jso
     if not targets and platform is not None:
         targets = [_artifact(target) for target in platform.targets]
     if not targets and not settings.model_store:
-        raise ConfigurationError(
+        raise typer.BadParameter(
             "there is nothing to serve: give a model file, a folder, a URL or module:Class; "
             "SageMaker's and Vertex AI's variables are read where they are set"
         )

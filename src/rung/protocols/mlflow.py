@@ -34,7 +34,7 @@ from rung.protocols.headers import priority_of, timeout_of
 from rung.protocols.media import accepted, content_type
 from rung.protocols.status import OK, UNAVAILABLE, error_reply
 
-__all__ = ["Mlflow", "answer_rows", "invoke", "one_of"]
+__all__ = ["Mlflow", "answer_rows", "invoke", "one_of", "read_csv", "read_json", "read_parquet"]
 
 _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 _EXTRAS = ("params", "parameters")

@@ -15,7 +15,7 @@ from rung.ports import Source
 from rung.serving.background import in_background
 from rung.serving.manager import Manager
 
-__all__ = ["Control"]
+__all__ = ["Control", "below"]
 
 
 class Control:

@@ -40,7 +40,10 @@ def test_server_metadata_lists_what_works() -> None:
     assert value["name"] == "triton"
     assert set(value["extensions"]) == {
         "binary_tensor_data",
+        "logging",
         "model_configuration",
+        "model_repository",
+        "model_repository(unload_dependents)",
         "schedule_policy",
         "statistics",
     }

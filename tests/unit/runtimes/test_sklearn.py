@@ -15,6 +15,7 @@ from sklearn.ensemble import IsolationForest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.svm import LinearSVC
@@ -195,6 +196,18 @@ def test_a_histogram_tree_that_leads_outside_itself_is_refused(tmp_path, field, 
     fitted._predictors[0][0].nodes[field][0] = value
     with pytest.raises(BundleError, match="outside itself"):
         RUNTIME.load(models.save_skops(tmp_path / "model.skops", fitted), OPTIONS)
+
+
+@pytest.mark.parametrize("algorithm", ["kd_tree", "ball_tree"])
+def test_a_tree_of_neighbours_is_checked(load, algorithm):
+    fitted = KNeighborsClassifier(algorithm=algorithm).fit(*models.flowers())
+    rows = models.flowers()[0]
+    assert load(fitted).predict({"input": rows})["label"].tolist() == fitted.predict(rows).tolist()
+    state = fitted._tree.__getstate__()
+    state[1][0] = 10**6
+    fitted._tree.__setstate__(state)
+    with pytest.raises(BundleError, match="outside itself"):
+        load(fitted)
 
 
 @pytest.mark.parametrize("thing", [LinearRegression(), {"weights": [1, 2]}, OneHotEncoder()])

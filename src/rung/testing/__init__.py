@@ -1,0 +1,1 @@
+"""For tests, ours and yours: conformance suites of the ports, small real models, a scripted one."""

@@ -1,5 +1,7 @@
 """Framing: what is one request, and what is refused. The corpus holds known ways to smuggle requests."""
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -225,10 +227,8 @@ def test_where_the_network_cuts_makes_no_difference(messages, cuts, known):
 @given(st.lists(st.binary(max_size=200), max_size=5))
 def test_no_bytes_bring_it_down(pieces):
     desk = Desk()
-    try:
+    with contextlib.suppress(RungError):
         desk.feed(*[piece for piece in pieces if piece])
-    except RungError:
-        pass
 
 
 @given(st.data())
@@ -238,7 +238,5 @@ def test_no_mutation_of_a_request_brings_it_down(data):
     )
     for _ in range(data.draw(st.integers(1, 4))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
-    try:
+    with contextlib.suppress(RungError):
         Desk().feed(bytes(raw))
-    except RungError:
-        pass

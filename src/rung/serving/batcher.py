@@ -253,12 +253,12 @@ class Batcher:
         reason: str,
         threads: int = 1,
     ) -> None:
-        name, version, answered = self.name, self.version, self.recorder.answered
+        name, version, recorder = self.name, self.version, self.recorder
         rows = sum([ticket.request.rows for ticket in batch])
-        self.recorder.call(rows, seconds, reason)
+        recorder.call(rows, seconds, reason)
         if seconds and threads == 1:
             self.cost.learn(rows, seconds)
-        finished = monotonic()
+        finished, fresh = monotonic(), recorder.fresh
         for ticket, outcome in zip(batch, outcomes, strict=True):
             if ticket.settled:
                 continue
@@ -267,9 +267,10 @@ class Batcher:
                 continue
             arrived = ticket.request.arrived
             if ticket.counted:
-                answered(started - ticket.entered, seconds, finished - arrived)
+                fresh.append((started - ticket.entered, seconds, finished - arrived))
             self.inflight -= 1
             ticket.settle(Response(name, version, outcome, started - arrived, seconds, rows), None)
+        recorder.tidy()
         if not self.inflight and self.on_idle is not None:
             self.on_idle()
 

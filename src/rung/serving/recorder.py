@@ -42,7 +42,7 @@ class Recorder:
     Answers are kept as they come and sorted into the histograms when somebody looks, or at 4,096.
     """
 
-    __slots__ = ("_fresh", "compute", "queue", "statistics", "total")
+    __slots__ = ("compute", "fresh", "queue", "statistics", "total")
 
     def __init__(self, name: str, version: int) -> None:
         self.statistics = Statistics(name=name, version=version)
@@ -52,7 +52,8 @@ class Recorder:
         """From its place in the queue to the start of its model call."""
         self.compute = Histogram()
         """The model call that it was part of."""
-        self._fresh: list[tuple[float, float, float]] = []
+        self.fresh: list[tuple[float, float, float]] = []
+        """Seconds queued, computed and in all of answers that are not sorted in yet."""
 
     def call(self, rows: int, seconds: float, reason: str) -> None:
         """A model call of `rows` rows took so long and was released for this reason."""
@@ -69,12 +70,16 @@ class Recorder:
 
     def answered(self, queued: float, computed: float, total: float) -> None:
         """A request got its answer; seconds in the queue, in the model, and in all since it arrived."""
-        self._fresh.append((queued, computed, total))
-        if len(self._fresh) >= _FOLD:
+        self.fresh.append((queued, computed, total))
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Sort answers in when there are many; call after adding to `fresh`."""
+        if len(self.fresh) >= _FOLD:
             self._fold()
 
     def _fold(self) -> None:
-        fresh, self._fresh = self._fresh, []
+        fresh, self.fresh = self.fresh, []
         if fresh:
             columns = np.array(fresh).T
             for histogram, column in zip((self.queue, self.compute, self.total), columns, strict=True):

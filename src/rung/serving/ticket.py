@@ -49,6 +49,8 @@ class Ticket(msgspec.Struct, eq=False):
             finally:
                 if not self.settled:
                     self.give_up(Cancelled())
+        if self.value is not None:
+            return self.value
         return self.result()
 
     def result(self) -> Response:

@@ -6,6 +6,7 @@
 import asyncio
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from rung.serving.policies import Policy
 from rung.settings import ServeSettings
 from rung.telemetry import Metrics, log_levels, set_log_level
 
-__all__ = ["Replica", "run"]
+__all__ = ["Replica", "may_control", "run"]
 
 _CACHE = Path(".rung/cache")
 
@@ -66,7 +67,7 @@ class Replica:
                 poll_seconds=settings.poll_seconds,
             ),
         )
-        control = Control(self.manager, settings.model_store, _CACHE)
+        control = Control(self.manager, settings.model_store, _CACHE, allowed=may_control(settings))
         metrics = Metrics([lambda: collect(self.manager.servables()), self._door_metrics])
         routes = [
             *OipRest(self.manager, server_name=settings.server_name, version=__version__).routes(),
@@ -121,6 +122,17 @@ class Replica:
         yield GaugeMetricFamily("rung_http_connections", "Open connections.", self.door.connections)
         yield GaugeMetricFamily("rung_ready", "Whether every model that should answer can.", self.manager.ready())
         yield InfoMetricFamily("rung_build", "Version of rung.", {"version": __version__})
+
+
+def may_control(settings: ServeSettings) -> bool:
+    """Whether requests may load, unload and add models under these settings."""
+    if settings.model_control != "auto":
+        return settings.model_control == "on"
+    try:
+        loopback = ip_address(settings.host).is_loopback
+    except ValueError:
+        loopback = settings.host == "localhost"
+    return loopback or bool(settings.model_store)
 
 
 def run(sources: Sequence[Source], settings: ServeSettings, announce: Callable[[Replica], None]) -> None:

@@ -88,6 +88,9 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`auto` writes for people on a terminal and JSON elsewhere."""
     server_name: Literal["rung", "triton"] = "rung"
     """What server metadata says: some Triton clients insist on `triton`."""
+    model_control: Literal["auto", "on", "off"] = "auto"
+    """Whether requests may load, unload and add models. `auto` allows it where only this machine can
+    ask (a loopback `host`), and where `model_store` is set."""
     model_store: str = ""
     """Folder or URL below which models may be added over the wire; empty refuses that."""
     health_route: str = ""

@@ -21,16 +21,25 @@ __all__ = ["Control", "below"]
 class Control:
     """`ports.Control` over a manager. `store` is a folder or a URL; empty refuses additions."""
 
-    def __init__(self, manager: Manager, store: str, cache: Path) -> None:
+    def __init__(self, manager: Manager, store: str, cache: Path, *, allowed: bool = True) -> None:
         self._manager = manager
         self._store = store
         self._cache = cache
+        self._allowed = allowed
         self._added: dict[str, Source] = {}
         # Two changes at once would each wait for the other's models.
         self._changing = asyncio.Lock()
 
+    def _check_allowed(self) -> None:
+        if not self._allowed:
+            raise Unsupported(
+                "models are not loaded and unloaded by request here, since other machines can reach this port: "
+                "set RUNG_MODEL_CONTROL=on to allow it"
+            )
+
     async def load(self, name: str) -> None:
         """Load, or load anew, a model that a source offers."""
+        self._check_allowed()
         async with self._changing:
             if not self._manager.offers(name):
                 raise NotFound(f"no source of this server offers a model {name!r:.80}")
@@ -38,11 +47,13 @@ class Control:
 
     async def unload(self, name: str) -> None:
         """Drain and unload every version of a model."""
+        self._check_allowed()
         async with self._changing:
             await self._unload(name)
 
     async def add(self, name: str, target: str) -> None:
         """Serve what lies at `target` below the model store."""
+        self._check_allowed()
         check_name(name)
         async with self._changing:
             if self._manager.offers(name):

@@ -1,9 +1,12 @@
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from rung.app import Replica, may_control
 from rung.domain.errors import InvalidInput, NotFound, Unsupported
-from rung.serving.control import below
+from rung.serving.control import Control, below
+from rung.settings import ServeSettings
 
 
 def test_below_a_folder(tmp_path: Path) -> None:
@@ -37,3 +40,24 @@ def test_below_a_url() -> None:
     ):
         with pytest.raises(InvalidInput):
             below("s3://bucket/models", target)
+
+
+@pytest.mark.parametrize(
+    ("settings", "allowed"),
+    [
+        ({}, True),
+        ({"host": "localhost"}, True),
+        ({"host": "::1"}, True),
+        ({"host": "0.0.0.0"}, False),
+        ({"host": "example.org"}, False),
+        ({"host": "0.0.0.0", "model_store": "/models"}, True),
+        ({"host": "0.0.0.0", "model_control": "on"}, True),
+        ({"model_control": "off"}, False),
+    ],
+)
+def test_requests_change_models_only_where_nobody_else_can_ask(settings: dict[str, str], allowed: bool) -> None:
+    replica = Replica([], ServeSettings(**settings))
+    control = Control(replica.manager, "", Path("cache"), allowed=may_control(replica.settings))
+    expected = NotFound if allowed else Unsupported
+    with pytest.raises(expected):
+        asyncio.run(control.unload("nobody"))

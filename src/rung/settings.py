@@ -58,7 +58,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     objective_ms: _Duration = 0.0
     """Latency to hold, in milliseconds: batches are capped so that a call stays within it.
     0 means twice the cost of one row, and at least 10 ms."""
-    max_wait_ms: _Duration = 5000.0
+    max_wait_ms: _Duration = 1000.0
     """Longest predicted wait at which a request is still let in; 429 beyond it."""
     coalesce: bool = False
     """Compute equal requests in flight once. For models whose answer depends on the input alone."""

@@ -24,12 +24,13 @@ demo: .venv/train.done  ## Train a segmentation model on images, register it, se
 test: .venv/dev.done .venv/frameworks.done  ## Every test but the long ones
 	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
 
-check: .venv/dev.done .venv/frameworks.done  ## The fast loop: format, lint, types, layers, unit and architecture tests
+check: .venv/dev.done .venv/frameworks.done  ## The fast loop: format, lint, types, layers, unit and architecture tests; frameworks and training wait for test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(PYTEST) -q -n $(WORKERS) --dist loadfile tests/unit tests/architecture $(TEST_ARGS)
+	$(PYTEST) -q -n $(WORKERS) --dist loadfile tests/unit tests/architecture \
+	  --ignore tests/unit/runtimes --ignore tests/unit/examples $(TEST_ARGS)
 
 format: .venv/dev.done  ## Put every file into shape
 	$(BIN)/ruff format .

@@ -3,16 +3,42 @@
 Times are seconds on one monotonic clock, handed in by whoever reads it.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
 
 from rung.domain.tensors import Tensors
 
-__all__ = ["NEVER", "Answer", "Payload", "Request", "Response", "Statistics", "Timing"]
+__all__ = ["NEVER", "Answer", "Call", "Payload", "Request", "Response", "Statistics", "Timing"]
 
 NEVER = float("inf")
 """A deadline that does not come."""
+
+
+class Call(msgspec.Struct, gc=False):
+    """One request as it came in: what a split, a log and a limit go by. Belongs to one request only.
+
+    The second half is filled in on the way, by whoever decides it.
+    """
+
+    arrived: float = 0.0
+    """When the door had read the whole request."""
+    headers: Mapping[bytes, bytes] = {}
+    """Lower-case names."""
+    body: bytes = b""
+    address: str = ""
+    """Of the caller's end of the connection, without the port."""
+    unit: str = ""
+    """Whom the split went by: a user, a session, an address."""
+    arm: str = ""
+    """Name of the arm of the release that answers; empty without a release."""
+    epoch: int = 0
+    """Of that release."""
+    propensity: float = 1.0
+    """Probability with which the split picks this arm."""
+    prediction_id: str = ""
+    """Minted where answers are logged; every door sends it along."""
 
 
 class Request(msgspec.Struct, gc=False):
@@ -29,6 +55,8 @@ class Request(msgspec.Struct, gc=False):
     """1 is served first, larger numbers later; 0 is the default and stands between 4 and 5."""
     arrived: float = 0.0
     """When the door had read the whole request."""
+    call: Call | None = None
+    """The request as it came in; None for a step inside a graph of models."""
 
 
 class Response(msgspec.Struct, gc=False):
@@ -56,6 +84,8 @@ class Payload(msgspec.Struct):
     deadline: float = NEVER
     priority: int = 0
     arrived: float = 0.0
+    call: Call | None = None
+    """As in `Request`."""
 
 
 class Answer(msgspec.Struct):

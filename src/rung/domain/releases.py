@@ -66,12 +66,15 @@ class Rollout(msgspec.Struct, frozen=True):
     candidate: int
     digest: str
     ladder: tuple[float, ...] = LADDER
-    """Percent of the units at each stage, rising, ending at 100; 0 is shadow."""
+    """Percent of the units at each stage, rising; 0 is shadow. One that does not end at 100 waits at its end
+    for a person."""
     stage: int = 0
     began: str = ""
     """When the rollout began, RFC 3339 UTC."""
     entered: str = ""
     """When this stage began."""
+    held: str = ""
+    """Why it goes no further by itself; empty while it may."""
 
     @property
     def percent(self) -> float:

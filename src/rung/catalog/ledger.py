@@ -1,0 +1,169 @@
+"""The chain of releases of a model: one create-only file a move, each naming its predecessor's digest.
+
+    releases/MODEL/000000000001.json   <- previous ""
+    releases/MODEL/000000000002.json   <- previous sha256 of the file before
+
+The chain is the ledger, and its last link says what answers now. The create-only put decides between rivals, on a
+disk as in a bucket; whoever loses reads again and decides anew. Links are never changed or removed.
+"""
+
+import hashlib
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from rung.domain.errors import BundleError, Conflict, InvalidInput, NotFound
+from rung.domain.names import check_name
+from rung.domain.releases import BUCKETS, Release
+from rung.ports import BlobStore
+
+__all__ = ["FOLDER", "Link", "ReleaseFollower", "append", "last", "links", "models"]
+
+FOLDER = "releases"
+FORMAT = 1
+_encode = msgspec.json.Encoder(order="sorted").encode
+_decode = msgspec.json.Decoder(Release).decode
+
+
+class Link(msgspec.Struct, frozen=True):
+    """A release, and the digest by which its successor names it."""
+
+    release: Release
+    digest: str
+
+
+def _key(model: str, epoch: int) -> str:
+    return f"{FOLDER}/{check_name(model)}/{epoch:012d}.json"
+
+
+def read(store: BlobStore, model: str, epoch: int) -> Link:
+    """One link.
+
+    Raises:
+        NotFound: there is none of this epoch.
+        BundleError: it cannot be read, or says that it is another.
+    """
+    key = _key(model, epoch)
+    data = store.get(key)
+    try:
+        release = _decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(f"{key} cannot be read: {error}") from None
+    if release.format != FORMAT:
+        raise BundleError(f"{key} has format {release.format}, this rung reads format {FORMAT}: upgrade rung")
+    if (release.model, release.epoch) != (model, epoch) or not _covers(release):
+        raise BundleError(f"{key} is no release of epoch {epoch} of {model}: it was not written by rung")
+    return Link(release, hashlib.sha256(data).hexdigest())
+
+
+def _covers(release: Release) -> bool:
+    at, names = 0, {arm.name for arm in release.arms}
+    for start, stop, name in release.ranges:
+        if start != at or stop <= start or name not in names:
+            return False
+        at = stop
+    return at == BUCKETS and bool(release.arms)
+
+
+def models(store: BlobStore) -> list[str]:
+    """Models that have a release, by name."""
+    found = {blob.key.split("/")[1] for blob in store.list(FOLDER) if blob.key.count("/") == 2}
+    return sorted(found)
+
+
+def last(store: BlobStore, model: str) -> Link | None:
+    """The last link; None for a model without a release."""
+    epochs = _epochs(store, model)
+    return read(store, model, epochs[-1]) if epochs else None
+
+
+def _epochs(store: BlobStore, model: str) -> list[int]:
+    names = [blob.key.rsplit("/", 1)[1] for blob in store.list(f"{FOLDER}/{check_name(model)}")]
+    return sorted(int(name[:12]) for name in names if len(name) == 17 and name[:12].isdecimal())
+
+
+def links(store: BlobStore, model: str) -> list[Link]:
+    """The whole chain, first to last.
+
+    Raises:
+        BundleError: a link is missing, unreadable, or does not name its predecessor: somebody changed the ledger.
+    """
+    chain: list[Link] = []
+    for epoch in _epochs(store, model):
+        link = read(store, model, epoch)
+        want = chain[-1].digest if chain else ""
+        if link.release.previous != want or epoch != len(chain) + 1:
+            raise BundleError(f"the ledger of {model} is broken at epoch {epoch}: it does not follow the one before")
+        chain.append(link)
+    return chain
+
+
+def append(
+    store: BlobStore,
+    model: str,
+    build: Callable[[Release | None], Release],
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> Release:
+    """Write the next link: what `build` makes of the last one. Epoch, predecessor and time are filled in.
+
+    Raises:
+        Conflict: somebody else moved first.
+        RungError: whatever `build` raises; nothing was written.
+    """
+    link = last(store, model)
+    before = link.release if link else None
+    epoch = (before.epoch if before else 0) + 1
+    now = clock()
+    if before is not None:
+        # A clock that was set back must not reorder the ledger.
+        now = max(now, datetime.fromisoformat(before.at) + timedelta(microseconds=1))
+    at = now.isoformat(timespec="microseconds")
+    draft = msgspec.structs.replace(
+        build(before), epoch=epoch, previous=link.digest if link else "", at=at, format=FORMAT
+    )
+    rollout = draft.rollout
+    if rollout is not None:
+        # An empty time is this link's.
+        rollout = msgspec.structs.replace(rollout, began=rollout.began or at, entered=rollout.entered or at)
+        draft = msgspec.structs.replace(draft, rollout=rollout)
+    try:
+        data = _encode(draft)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"the evidence of a move must be plain JSON: {error}", field="evidence") from None
+    try:
+        store.put(_key(model, epoch), data, create=True)
+    except Conflict:
+        if store.get(_key(model, epoch)) != data:
+            raise Conflict(
+                f"somebody else moved {model} to epoch {epoch} first: look at `rung releases`, and decide again"
+            ) from None
+    return draft
+
+
+class ReleaseFollower:
+    """What answers now, asked again and again: remembers the last link and looks for the one after it."""
+
+    def __init__(self, store: BlobStore) -> None:
+        self._store = store
+        self._known: dict[str, Release | None] = {}
+
+    def poll(self, names: set[str]) -> list[Release]:
+        """The release of each of these models that has one."""
+        for name in self._known.keys() - names:
+            del self._known[name]
+        for name in names:
+            known = self._known.get(name)
+            if name not in self._known:
+                link = last(self._store, name)
+                self._known[name] = known = link.release if link else None
+            # Rarely more than one step, and a missing link is the usual answer.
+            while (step := self._next(name, known)) is not None:
+                self._known[name] = known = step
+        return [release for release in self._known.values() if release is not None]
+
+    def _next(self, name: str, known: Release | None) -> Release | None:
+        try:
+            return read(self._store, name, known.epoch + 1 if known else 1).release
+        except NotFound:
+            return None

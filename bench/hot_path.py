@@ -17,7 +17,7 @@ from processes import OUT
 from report import table, write
 from workloads import BODIES, SHAPES, BenchError, prepare
 
-from rung.app import Replica
+from rung.app.replica import Replica
 from rung.catalog.source import open_source
 from rung.protocols.exchange import Head, Reply, Route
 from rung.protocols.http import Connection

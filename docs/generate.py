@@ -127,7 +127,7 @@ def runtimes_page() -> Iterator[str]:
 
 def metrics_page() -> Iterator[str]:
     """Every metric family of a replica."""
-    from rung.app import Replica
+    from rung.app.replica import Replica
     from rung.serving.metrics import collect
 
     replica = Replica([], settings.ServeSettings())

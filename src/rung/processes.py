@@ -8,10 +8,8 @@ All functions block; whoever is asynchronous calls them from a thread.
 """
 
 import contextlib
-import fcntl
 import os
 import resource
-import select
 import signal
 import socket
 import struct
@@ -26,6 +24,7 @@ import numpy as np
 
 from rung.domain.errors import WorkerDied
 from rung.domain.tensors import DATATYPES, Array, Tensors
+from rung.lifeline import end_with_parent
 
 __all__ = ["Channel", "Child", "Limits", "Message", "attach"]
 
@@ -208,16 +207,8 @@ def attach() -> Channel:
     From here on the child ends with its parent, however that ends, and so does all that it starts.
     """
     channel, life, limits = msgspec.json.decode(os.environ.pop(_SETUP), type=tuple[int, int, Limits])
-    for descriptor in (channel, life):
-        os.set_inheritable(descriptor, False)
-    # The parent holds the other end of this pipe. When it closes, the kernel kills our process group:
-    # unlike PR_SET_PDEATHSIG this does not fire when only the thread ends that started us, and it
-    # reaches our own children. A parent that died before this was armed is seen by the poll.
-    fcntl.fcntl(life, fcntl.F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(life, fcntl.F_SETOWN, -os.getpgrp())
-    fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
-    if select.select([life], [], [], 0)[0]:
-        os._exit(1)
+    os.set_inheritable(channel, False)
+    end_with_parent(life)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if limits.memory:
         resource.setrlimit(resource.RLIMIT_DATA, (limits.memory, limits.memory))

@@ -9,7 +9,7 @@ import pytest
 import typer.main
 
 from rung import cli
-from rung.app import Replica
+from rung.app.replica import Replica
 from rung.protocols.exchange import Route
 from rung.settings import ServeSettings
 
@@ -53,7 +53,7 @@ def test_every_table_row_says_something() -> None:
 def test_every_route_is_in_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     page = (REFERENCE / "protocols.md").read_text()
     routes: list[Route] = []
-    monkeypatch.setattr("rung.app.HttpServer", lambda found, *_, **__: routes.extend(found))
+    monkeypatch.setattr("rung.app.replica.HttpServer", lambda found, *_, **__: routes.extend(found))
     Replica([], ServeSettings())
 
     assert len(routes) >= 20

@@ -8,7 +8,7 @@ import httpx2
 import numpy as np
 import pytest
 
-from rung.app import Replica
+from rung.app.replica import Replica
 from rung.catalog.source import open_source
 from rung.settings import ServeSettings
 from rung.testing import models

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rung.app import Replica
+from rung.app.replica import Replica
 from rung.catalog.source import open_source
 from rung.settings import DoorSettings, ServeSettings
 from rung.testing import models

@@ -8,7 +8,7 @@ import orjson
 import typer
 
 from rung import settings as configuration
-from rung.app import Replica, run
+from rung.app.replica import Replica, run
 from rung.catalog.artifacts import recognise
 from rung.catalog.bundles import MANIFEST
 from rung.catalog.source import open_source

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from rung.app import Replica, may_control
+from rung.app.replica import Replica, may_control
 from rung.domain.errors import InvalidInput, NotFound, Unsupported
 from rung.serving.control import Control, below
 from rung.settings import ServeSettings

@@ -1,0 +1,7 @@
+"""What can be set: of one replica, and of a project."""
+
+from rung.settings.replica import DoorSettings as DoorSettings
+from rung.settings.replica import Platform as Platform
+from rung.settings.replica import ServeSettings as ServeSettings
+from rung.settings.replica import load as load
+from rung.settings.replica import platform as platform

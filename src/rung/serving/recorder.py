@@ -42,7 +42,7 @@ class Recorder:
     Answers are kept as they come and sorted into the histograms when somebody looks, or at 4,096.
     """
 
-    __slots__ = ("compute", "fresh", "queue", "statistics", "total")
+    __slots__ = ("compute", "fresh", "queue", "shortcuts", "statistics", "total")
 
     def __init__(self, name: str, version: int) -> None:
         self.statistics = Statistics(name=name, version=version)
@@ -54,6 +54,8 @@ class Recorder:
         """The model call that it was part of."""
         self.fresh: list[tuple[float, float, float]] = []
         """Seconds queued, computed and in all of answers that are not sorted in yet."""
+        self.shortcuts: list[float] = []
+        """Seconds in all of answers that took no call of their own, not sorted in yet."""
 
     def call(self, rows: int, seconds: float, reason: str) -> None:
         """A model call of `rows` rows took so long and was released for this reason."""
@@ -73,12 +75,21 @@ class Recorder:
         self.fresh.append((queued, computed, total))
         self.tidy()
 
+    def reused(self, total: float) -> None:
+        """A request got an answer that was kept, or that another's call gave; seconds in all since it arrived."""
+        self.shortcuts.append(total)
+        if len(self.shortcuts) >= _FOLD:
+            self._fold()
+
     def tidy(self) -> None:
         """Sort answers in when there are many; call after adding to `fresh`."""
         if len(self.fresh) >= _FOLD:
             self._fold()
 
     def _fold(self) -> None:
+        if self.shortcuts:
+            self.total.add(np.array(self.shortcuts))
+            self.shortcuts = []
         fresh, self.fresh = self.fresh, []
         if fresh:
             columns = np.array(fresh).T

@@ -7,6 +7,7 @@ import pytest
 from rung.domain.errors import DeadlineExceeded, ModelError
 from rung.domain.predictions import NEVER, Request, Response
 from rung.serving.coalesce import Coalescer, fingerprint
+from rung.serving.recorder import Recorder
 
 
 def request(value: float, deadline: float = NEVER) -> Request:
@@ -108,3 +109,97 @@ def test_only_requests_that_are_equal_in_every_respect_are_equal():
     ]
     assert len({fingerprint(one) for one in requests}) == len(requests)
     assert fingerprint(Request({"x": x})) == fingerprint(Request({"x": np.asfortranarray(x)}))
+
+
+def test_an_empty_input_is_an_input_like_any_other():
+    empty = [Request({"x": np.zeros(shape, np.float32)}) for shape in ((1, 0), (0, 1))]
+    assert fingerprint(empty[0]) != fingerprint(empty[1])
+
+
+def test_numbers_are_compared_bit_by_bit():
+    def of(*values: float) -> bytes:
+        return fingerprint(Request({"x": np.array([values], np.float32)}))
+
+    assert of(0.0) != of(-0.0)
+    assert of(np.nan) == of(np.nan)
+
+
+class Holding:
+    """A version with its handles and its recorder, and nothing else."""
+
+    def __init__(self) -> None:
+        self.recorder = Recorder("m", 1)
+        self.inflight = 0
+
+    def release(self) -> None:
+        self.inflight -= 1
+
+
+@pytest.mark.asyncio
+async def test_a_version_is_held_from_the_first_moment_until_the_computation_has_ended():
+    inner, held = Slow(), Holding()
+    predictor = Coalescer(inner, held)
+    first = predictor(request(1))
+    assert held.inflight == 1
+    inner.go.set()
+    await first
+    await settle()
+    assert held.inflight == 0
+    gone = predictor(request(1))
+    gone.cancel()  # before the computation has taken its first step
+    await settle()
+    assert (held.inflight, inner.started) == (0, [1])
+
+
+@pytest.mark.asyncio
+async def test_each_request_is_counted_once_and_the_computation_counts_one_of_them():
+    inner, held = Slow(), Holding()
+    predictor = Coalescer(inner, held)
+    waiting = [asyncio.ensure_future(call(predictor, request(1))) for _ in range(4)]
+    await settle()
+    waiting[0].cancel()
+    with pytest.raises(DeadlineExceeded):
+        await predictor(request(1, deadline=monotonic() + 0.01))
+    inner.go.set()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    statistics = held.recorder.read()
+    assert statistics.success.count == 2
+    assert statistics.failures == {"Cancelled": 1, "DeadlineExceeded": 1}
+
+
+@pytest.mark.asyncio
+async def test_a_flight_that_was_given_up_does_not_end_the_next_one_of_its_key():
+    inner = Slow()
+    predictor = Coalescer(inner)
+    gone = asyncio.ensure_future(call(predictor, request(1)))
+    await settle()
+    gone.cancel()
+    await asyncio.sleep(0)  # given up, and its task has not yet noticed
+    waiting = [asyncio.ensure_future(call(predictor, request(1)))]
+    await settle()
+    waiting.append(asyncio.ensure_future(call(predictor, request(1))))
+    await settle()
+    assert inner.started == [1, 1]
+    inner.go.set()
+    await asyncio.gather(*waiting, gone, return_exceptions=True)
+    assert predictor.joined == 1
+
+
+@pytest.mark.asyncio
+async def test_what_several_callers_get_none_of_them_can_change():
+    inner = Slow()
+    inner.go.set()
+    predictor = Coalescer(inner)
+    answers = await asyncio.gather(*(call(predictor, request(1)) for _ in range(2)))
+    with pytest.raises(ValueError, match="read-only"):
+        answers[0].outputs["y"][0, 0] = 9
+
+
+@pytest.mark.asyncio
+async def test_an_error_that_nobody_foresaw_reaches_everybody_too():
+    async def broken(request: Request) -> Response:
+        raise TypeError("a slip of ours")
+
+    predictor = Coalescer(broken)
+    answers = await asyncio.gather(*(predictor(request(1)) for _ in range(2)), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [TypeError] * 2

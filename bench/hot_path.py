@@ -19,6 +19,7 @@ from workloads import BODIES, SHAPES, BenchError, prepare
 
 from rung.app.replica import Replica
 from rung.catalog.source import open_source
+from rung.domain.predictions import Call
 from rung.protocols.exchange import Head, Reply, Route
 from rung.protocols.http import Connection
 from rung.protocols.server import HttpServer
@@ -105,7 +106,7 @@ async def _measure() -> None:
     write("hot-path", "## one request on the tiny model, without sockets\n\n" + table(head, lines), data, OUT)
 
 
-async def _nothing(head: Head, body: bytes, arrived: float) -> Reply:
+async def _nothing(head: Head, body: bytes, call: Call) -> Reply:
     return Reply(200, b"twelve bytes", b"application/octet-stream")
 
 

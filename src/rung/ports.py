@@ -11,13 +11,15 @@ from typing import Any, Protocol, runtime_checkable
 import msgspec
 
 from rung.domain.models import AspiredVersion, Manifest, VersionStatus
-from rung.domain.predictions import Answer, Payload, Request, Response, Statistics
+from rung.domain.predictions import Answer, Call, Payload, Request, Response, Statistics
 from rung.domain.tensors import Signature, Tensors
 
 __all__ = [
     "Awaitee",
     "Blob",
     "BlobStore",
+    "CacheBackend",
+    "CacheUsage",
     "Control",
     "Directory",
     "Fetched",
@@ -168,6 +170,63 @@ class BlobStore(Protocol):
         ...
 
 
+class CacheUsage(msgspec.Struct):
+    """What a cache of answers holds and has done, for the metrics."""
+
+    limit: int = 0
+    """Bytes that it may hold in this process."""
+    bytes: int = 0
+    entries: int = 0
+    oldest: float = 0.0
+    """Seconds since the oldest entry was computed."""
+    evictions: dict[str, int] = msgspec.field(default_factory=dict)
+    """Entries dropped, or not taken, by reason: `size`, `expired`; `too_large`, `unfit`."""
+    ages: list[int] = msgspec.field(default_factory=list)
+    """Hits by the age of the answer, in the buckets of `rung.serving.cache.AGES`."""
+    age_seconds: float = 0.0
+    """Sum of these ages."""
+    fetches: int = 0
+    """Look-ups beyond this process."""
+    fetch_seconds: float = 0.0
+    """Sum of their times."""
+    errors: dict[str, int] = msgspec.field(default_factory=dict)
+    """What went wrong beyond this process, by kind: each was a miss."""
+    away: bool = False
+    """Whether what lies beyond this process is being left alone after an error."""
+
+
+@runtime_checkable
+class CacheBackend(Protocol):
+    """Answers of models by key, in this process and perhaps beyond it.
+
+    Guarantees:
+        1. In this process it never holds more bytes than its limit, and it gives no answer older than its time to live.
+        2. What it gives is equal to what was kept, bit by bit, and read-only.
+        3. No method raises: an error beyond this process is a miss, and is counted. `fetch` returns within a stated
+           time, and while the other side is away, at once.
+    """
+
+    def find(self, key: bytes) -> Tensors | None:
+        """What this process holds; never waits."""
+        ...
+
+    async def fetch(self, key: bytes) -> Tensors | None:
+        """What lies beyond this process, brought into it; None where there is no beyond."""
+        ...
+
+    def keep(self, key: bytes, outputs: Tensors, *, share: bool = True) -> Tensors:
+        """Keep outputs, with `share` beyond this process too, and return read-only arrays to hand on; never waits."""
+        ...
+
+    def usage(self) -> CacheUsage:
+        """Counts as of now."""
+        ...
+
+    async def close(self) -> None:
+        """Give connections back."""
+        ...
+
+
 class Source(Protocol):
     """Says what should be loaded, and hands over what is needed to load it. Keeps no memory of what it said."""
 
@@ -213,8 +272,11 @@ class Served(Protocol):
 class Directory(Protocol):
     """What a door may ask about the models in this process. Answers come from memory."""
 
-    def find(self, name: str, version: int | None = None) -> Served:
-        """The version that answers. Raises `NotFound` or `NotReady` with the reason."""
+    def find(self, name: str, version: int | None = None, call: Call | None = None) -> Served:
+        """The version that answers; without a `version` the one that a release gives this `call`.
+
+        Fills in the call's unit, arm, epoch and propensity. Raises `NotFound` or `NotReady` with the reason.
+        """
         ...
 
     def versions(self, name: str) -> list[int]:

@@ -12,6 +12,7 @@ import pytest
 import uvloop
 
 from rung.domain.errors import Cancelled, DeadlineExceeded, NotReady, Overloaded
+from rung.domain.predictions import Call
 from rung.protocols import http, server
 from rung.protocols.exchange import Head, Reply, Route
 from rung.protocols.http import Connection
@@ -97,13 +98,13 @@ class Desk:
             Route("GET", "/fails/{how}", self.fails),
         ]
 
-    async def plain(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def plain(self, head: Head, body: bytes, call: Call) -> Reply:
         return Reply(200, b"plain", b"text/plain")
 
-    async def echo(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def echo(self, head: Head, body: bytes, call: Call) -> Reply:
         return Reply(200, body, b"application/octet-stream")
 
-    async def held(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def held(self, head: Head, body: bytes, call: Call) -> Reply:
         key = head.params["key"]
         self.waiting[key] = asyncio.get_running_loop().create_future()
         self.on(self.entered, key).set()
@@ -114,13 +115,13 @@ class Desk:
             raise
         return Reply(200, key.encode(), b"text/plain")
 
-    async def large(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def large(self, head: Head, body: bytes, call: Call) -> Reply:
         return Reply(200, (bytes(int(head.params["bytes"])),), b"image/png")
 
-    async def json(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def json(self, head: Head, body: bytes, call: Call) -> Reply:
         return Reply(200, b'"' + b"a" * (int(head.params["bytes"]) - 2) + b'"')
 
-    async def fails(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def fails(self, head: Head, body: bytes, call: Call) -> Reply:
         errors = {
             "overloaded": Overloaded("there is too much to do", retry_after=2.4),
             "late": DeadlineExceeded("too late"),

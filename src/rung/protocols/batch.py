@@ -11,10 +11,11 @@ forms its batches out of them and of everybody else's.
 import asyncio
 from typing import Any
 
+import msgspec
 import orjson
 
 from rung.domain.errors import InvalidInput, ModelError, RungError, TooLarge, UnsupportedMedia
-from rung.domain.predictions import Payload
+from rung.domain.predictions import Call, Payload
 from rung.ports import Directory, Served
 from rung.protocols import multipart
 from rung.protocols.bodies import FORM
@@ -42,7 +43,7 @@ class Batch:
             Route("POST", "/predict/{model}/versions/{version}/batch", self.predict),
         ]
 
-    async def predict(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def predict(self, head: Head, body: bytes, call: Call) -> Reply:
         """Answer every item.
 
         Raises:
@@ -50,18 +51,18 @@ class Batch:
             TooLarge: more items than one call may hold.
             RungError: the model is not there; what concerns one item is in its place of the answer.
         """
-        served = self._directory.find(*target_of(head))
+        served = self._directory.find(*target_of(head), call)
         kind, items = self._items(head, body, served)
         if len(items) > self._max_items:
             raise TooLarge(f"{len(items)} items are over the limit of {self._max_items} in one call")
-        deadline = arrived + timeout_of(head.headers.get(b"rung-timeout-ms"))
+        deadline = call.arrived + timeout_of(head.headers.get(b"rung-timeout-ms"))
         priority = priority_of(head.headers.get(b"rung-priority"))
         places: dict[bytes, int] = {}
         order = [places.setdefault(_canonical(item), len(places)) for item in items]
         unique: list[Any] = [None] * len(places)
         for item, place in zip(items, order, strict=True):
             unique[place] = item
-        answers = await _answers(served, Payload(kind, unique, deadline, priority, arrived))
+        answers = await _answers(served, Payload(kind, unique, deadline, priority, call.arrived, call))
         parts = [answers[place] for place in order]
         headers = (
             (b"rung-model", served.manifest.name.encode("ascii")),
@@ -109,8 +110,15 @@ async def _answers(served: Served, whole: Payload) -> list[bytes]:
                 return [await _one(served, whole)]
         else:
             return [orjson.dumps(one) for one in orjson.loads(answer.body)["predictions"]]
-    alone = (Payload(whole.kind, [item], whole.deadline, whole.priority, whole.arrived) for item in items)
+    alone = (
+        Payload(whole.kind, [item], whole.deadline, whole.priority, whole.arrived, _copy(whole.call)) for item in items
+    )
     return await asyncio.gather(*(_one(served, payload) for payload in alone))
+
+
+def _copy(call: Call | None) -> Call | None:
+    # Each item is a prediction of its own.
+    return None if call is None else msgspec.structs.replace(call)
 
 
 async def _one(served: Served, payload: Payload) -> bytes:

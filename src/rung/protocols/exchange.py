@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from rung.domain.errors import NotFound
+from rung.domain.predictions import Call
 
 __all__ = ["Endpoint", "Head", "Reply", "Route"]
 
@@ -77,14 +78,14 @@ class Reply(msgspec.Struct, gc=False):
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
-Endpoint = Callable[[Head, bytes, float], Coroutine[Any, Any, Reply]]
-"""`endpoint(head, body, arrived)`: `arrived` is when the last byte had come, monotonic seconds.
+Endpoint = Callable[[Head, bytes, Call], Coroutine[Any, Any, Reply]]
+"""`endpoint(head, body, call)`: the body decoded, and the request as what looks at no protocol sees it.
 
 It returns a reply or raises a `RungError`, which the door turns into one by the route's `errors`.
 """
 
 
-async def _nowhere(head: Head, body: bytes, arrived: float) -> Reply:
+async def _nowhere(head: Head, body: bytes, call: Call) -> Reply:
     raise NotFound(f"nothing answers at {head.path}")
 
 

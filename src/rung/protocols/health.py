@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import orjson
 
+from rung.domain.predictions import Call
 from rung.protocols.exchange import Head, Reply, Route
 from rung.protocols.status import OK, UNAVAILABLE
 
@@ -42,12 +43,12 @@ class Health:
             Route("GET", "/metrics", self._metrics),
         ]
 
-    async def _live(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def _live(self, head: Head, body: bytes, call: Call) -> Reply:
         return live()
 
-    async def _ready(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def _ready(self, head: Head, body: bytes, call: Call) -> Reply:
         return readiness(self._problems())
 
-    async def _metrics(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def _metrics(self, head: Head, body: bytes, call: Call) -> Reply:
         media, page = self._render()
         return Reply(OK, page, media)

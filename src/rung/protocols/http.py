@@ -13,6 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rung.domain.errors import Cancelled, RungError
+from rung.domain.predictions import Call
 from rung.ports import Awaitee
 from rung.protocols import status
 from rung.protocols.compression import compress, decompress, worth_compressing
@@ -68,12 +69,12 @@ class Door(Protocol):
 class Exchange:
     """One request of a connection while its endpoint works on it."""
 
-    __slots__ = ("_coroutine", "arrived", "connection", "head", "reply")
+    __slots__ = ("_coroutine", "call", "connection", "head", "reply")
 
     def __init__(self, connection: "Connection", head: Head, arrived: float) -> None:
         self.connection = connection
         self.head = head
-        self.arrived = arrived
+        self.call = Call(arrived, head.headers, b"", connection.address)
         self.reply: Reply | None = None
         self._coroutine: Any = None
 
@@ -83,7 +84,8 @@ class Exchange:
         try:
             if head.coding and head.coding != b"identity":
                 body = decompress(body, head.coding, self.connection.door.settings.max_body)
-            self._coroutine = head.endpoint(head, body, self.arrived)
+            self.call.body = body
+            self._coroutine = head.endpoint(head, body, self.call)
             awaitee: Awaitee = self._coroutine.send(None)
         except StopIteration as stop:
             self.reply = stop.value
@@ -130,14 +132,32 @@ class Exchange:
         awaitee.add_done_callback(self.step, context=None)
 
 
+def _labelled(opening: bytes, prediction_id: str) -> bytes:
+    """Put the id in front of the blank line: openings are remembered, and no two ids are the same."""
+    return b"%brung-prediction-id: %b\r\n\r\n" % (opening[:-2], prediction_id.encode("ascii"))
+
+
 class Connection:
     """An `asyncio.Protocol`."""
 
-    __slots__ = ("_due", "_exchanges", "_linger", "_paused", "_stopped", "_unsent", "door", "reader", "transport")
+    __slots__ = (
+        "_due",
+        "_exchanges",
+        "_linger",
+        "_paused",
+        "_stopped",
+        "_unsent",
+        "address",
+        "door",
+        "reader",
+        "transport",
+    )
 
     def __init__(self, door: Door) -> None:
         self.door = door
         self.transport: Transport | None = None
+        self.address = ""
+        """Of the peer, without the port."""
         self.reader = RequestReader(door.settings, door.memory, self._dispatch, self._continue)
         self._exchanges: deque[Exchange] = deque()
         self._stopped = False
@@ -155,6 +175,8 @@ class Connection:
     def connection_made(self, transport: "Transport") -> None:
         """Greet a client, or turn it away when the house is full."""
         self.transport = transport
+        peer = transport.get_extra_info("peername")
+        self.address = str(peer[0]) if peer else ""
         if not self.door.admit(self):
             transport.abort()
             return
@@ -248,12 +270,16 @@ class Connection:
                 body = compress(whole)
                 headers = (*headers, (b"content-encoding", b"gzip"), (b"vary", b"accept-encoding"))
         close = not head.keep_alive or door.draining
+        minted = exchange.call.prediction_id
         if type(body) is bytes and len(body) < _JOIN and head.method != "HEAD":
-            transport.write(door.opening(reply.status, reply.media, headers, close, len(body)) + body)
+            opening = door.opening(reply.status, reply.media, headers, close, len(body))
+            transport.write((_labelled(opening, minted) if minted else opening) + body)
         else:
             parts = (body,) if isinstance(body, bytes) else body
             length = sum(memoryview(part).nbytes for part in parts)
             opening = door.opening(reply.status, reply.media, headers, close, length)
+            if minted:
+                opening = _labelled(opening, minted)
             transport.writelines((opening,) if head.method == "HEAD" else (opening, *parts))
         if door.access_log:
             door.log_reply(exchange, reply)

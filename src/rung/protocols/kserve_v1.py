@@ -8,6 +8,7 @@ import orjson
 
 from rung.domain.errors import Unsupported
 from rung.domain.models import VersionState
+from rung.domain.predictions import Call
 from rung.ports import Directory
 from rung.protocols.exchange import Head, Reply, Route
 from rung.protocols.status import OK
@@ -30,10 +31,10 @@ class KserveV1:
             Route("POST", "/v1/models/{model}:explain", self._explain),
         ]
 
-    async def _models(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def _models(self, head: Head, body: bytes, call: Call) -> Reply:
         names = {status.name for status in self._directory.statuses() if status.state in _HERE}
         return Reply(OK, orjson.dumps({"models": sorted(names)}))
 
-    async def _explain(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def _explain(self, head: Head, body: bytes, call: Call) -> Reply:
         self._directory.find(head.params["model"])
         raise Unsupported("there are no explainers here: ask :predict for the answer alone")

@@ -25,7 +25,7 @@ from rung.domain.errors import (
     UnsupportedMedia,
 )
 from rung.domain.models import Manifest, VersionState
-from rung.domain.predictions import Payload
+from rung.domain.predictions import Call, Payload
 from rung.ports import Directory, Served
 from rung.protocols import sagemaker
 from rung.protocols.bodies import payload_of
@@ -71,25 +71,25 @@ class Mlflow:
             Route("GET", "/version", self._about),
         ]
 
-    async def invocations(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def invocations(self, head: Head, body: bytes, call: Call) -> Reply:
         """Answer with the one model, or the one that the request names."""
-        return await invoke(one_of(self._directory, head), head, body, arrived)
+        return await invoke(one_of(self._directory, head, call), head, body, call)
 
-    async def _invoke(self, head: Head, body: bytes, arrived: float) -> Reply:
-        return await invoke(self._directory.find(head.params["model"]), head, body, arrived)
+    async def _invoke(self, head: Head, body: bytes, call: Call) -> Reply:
+        return await invoke(self._directory.find(head.params["model"], None, call), head, body, call)
 
-    async def ping(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def ping(self, head: Head, body: bytes, call: Call) -> Reply:
         """200 when every model that should answer can: MLflow, SageMaker and TorchServe look at nothing else."""
         problems = self._problems()
         if problems:
             return Reply(UNAVAILABLE, orjson.dumps({"status": "Unhealthy", "error": "; ".join(problems)}))
         return Reply(OK, b'{"status":"Healthy"}')
 
-    async def _about(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def _about(self, head: Head, body: bytes, call: Call) -> Reply:
         return Reply(OK, self._version.encode(), b"text/plain")
 
 
-def one_of(directory: Directory, head: Head) -> Served:
+def one_of(directory: Directory, head: Head, call: Call) -> Served:
     """The model that a request without one in its path is for.
 
     Named by `X-Amzn-SageMaker-Target-Model`, `rung-target-model` or `?model=`; else the only one.
@@ -100,10 +100,10 @@ def one_of(directory: Directory, head: Head) -> Served:
     """
     name = head.headers.get(b"x-amzn-sagemaker-target-model") or head.headers.get(b"rung-target-model")
     if name is not None:
-        return directory.find(name.decode("latin-1"))
+        return directory.find(name.decode("latin-1"), None, call)
     named = parse_qs(head.query).get("model") if head.query else None
     if named:
-        return directory.find(named[-1])
+        return directory.find(named[-1], None, call)
     names = sorted({one.name for one in directory.statuses() if one.state is not VersionState.END})
     if not names:
         # Failed ones know the reason.
@@ -116,16 +116,16 @@ def one_of(directory: Directory, head: Head) -> Served:
             f"there are several models here, {', '.join(names)}: name one by ?model= or the header rung-target-model",
             field="model",
         )
-    return directory.find(names[0])
+    return directory.find(names[0], None, call)
 
 
-async def invoke(served: Served, head: Head, body: bytes, arrived: float) -> Reply:
+async def invoke(served: Served, head: Head, body: bytes, call: Call) -> Reply:
     """Answer a body of any form that `/invocations` takes.
 
     Raises:
         RungError: of every kind that `Served` raises, `InvalidInput` and `UnsupportedMedia` for the body.
     """
-    tensors = await sagemaker.infer(served, head, body, arrived)
+    tensors = await sagemaker.infer(served, head, body, call)
     if tensors is not None:
         return tensors
     media, parameters = content_type(head.headers.get(b"content-type"))
@@ -143,18 +143,18 @@ async def invoke(served: Served, head: Head, body: bytes, arrived: float) -> Rep
         raise UnsupportedMedia(
             f"{media!r:.100} is not read here: send application/json, text/csv or application/vnd.apache.parquet"
         )
-    return await _answer(served, payload, accept, head, arrived)
+    return await _answer(served, payload, accept, head, call)
 
 
-async def answer_rows(served: Served, rows: Any, head: Head, arrived: float) -> Reply:
+async def answer_rows(served: Served, rows: Any, head: Head, call: Call) -> Reply:
     """Answer JSON rows, or an object of columns, with `{"predictions": [...]}`."""
-    return await _answer(served, _payload(rows, served.manifest), _ANSWER, head, arrived)
+    return await _answer(served, _payload(rows, served.manifest), _ANSWER, head, call)
 
 
-async def _answer(served: Served, payload: Payload, accept: tuple[str, ...], head: Head, arrived: float) -> Reply:
-    payload.deadline = arrived + timeout_of(head.headers.get(b"rung-timeout-ms"))
+async def _answer(served: Served, payload: Payload, accept: tuple[str, ...], head: Head, call: Call) -> Reply:
+    payload.deadline = call.arrived + timeout_of(head.headers.get(b"rung-timeout-ms"))
     payload.priority = priority_of(head.headers.get(b"rung-priority"))
-    payload.arrived = arrived
+    payload.arrived, payload.call = call.arrived, call
     answer = await served.respond(payload, accept)
     headers = ((b"rung-model", answer.model.encode("ascii")), (b"rung-version", b"%d" % answer.version))
     return Reply(OK, answer.body, answer.media_type.encode("latin-1"), headers)

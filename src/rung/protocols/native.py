@@ -20,7 +20,7 @@ import orjson
 
 from rung import __version__
 from rung.domain.errors import InvalidInput
-from rung.domain.predictions import NEVER, Request
+from rung.domain.predictions import NEVER, Call, Request
 from rung.domain.tensors import DATATYPES, Array, TensorSpec
 from rung.ports import Directory, Served
 from rung.protocols.bodies import RAW, payload_of, shape_from, shape_of
@@ -112,7 +112,7 @@ class Native:
             Route("GET", "/", self.index),
         ]
 
-    async def predict(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def predict(self, head: Head, body: bytes, call: Call) -> Reply:
         """Answer one request.
 
         Raises:
@@ -121,18 +121,19 @@ class Native:
         plan: _Plan | None = head.memo
         if plan is None:
             plan = head.memo = _plan(head)
-        served = self._directory.find(plan.name, plan.version)
+        arrived = call.arrived
+        served = self._directory.find(plan.name, plan.version, call)
         bound = plan.bound
         if bound.served is not served:
             bound = plan.bound = _bind(plan, served)
         if bound.spec is None:
-            return await self._respond(plan, bound, served, body, arrived)
+            return await self._respond(plan, bound, served, body, call)
         if len(body) != bound.length:
             _fit(plan, bound, served, len(body))
         array = np.ndarray(bound.shape, bound.dtype, body)
         parsed = monotonic() if plan.timing else 0.0
         response = await served.predict(
-            Request({bound.input: array}, bound.rows, (), arrived + plan.timeout, plan.priority, arrived)
+            Request({bound.input: array}, bound.rows, (), arrived + plan.timeout, plan.priority, arrived, call)
         )
         array = response.outputs[bound.output]
         media = bound.types.get(array.shape) or _raw_type(bound, served, array)
@@ -145,7 +146,7 @@ class Native:
             headers = (*headers, timing)
         return Reply(200, raw, media, headers)
 
-    async def describe(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def describe(self, head: Head, body: bytes, call: Call) -> Reply:
         """Say what a model takes and gives, with a line for curl that works as it stands.
 
         Raises:
@@ -154,7 +155,7 @@ class Native:
         manifest = self._directory.find(*target_of(head)).manifest
         return Reply(200, orjson.dumps(describe(manifest, base_url(head.headers.get(b"host")) + head.path)))
 
-    async def index(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def index(self, head: Head, body: bytes, call: Call) -> Reply:
         """Name the models and the doors."""
         models = [
             {"name": status.name, "version": status.version, "state": status.state.name}
@@ -165,11 +166,13 @@ class Native:
         answer = {"server": "rung", "version": __version__, "status": "alive", "models": models, "doors": doors}
         return Reply(200, orjson.dumps(answer))
 
-    async def _respond(self, plan: _Plan, bound: _Bound, served: Served, body: bytes, arrived: float) -> Reply:
+    async def _respond(self, plan: _Plan, bound: _Bound, served: Served, body: bytes, call: Call) -> Reply:
         payload = payload_of(body, plan.media, plan.parameters, served.manifest, self._max_parts)
+        arrived = call.arrived
         payload.deadline = arrived + plan.timeout
         payload.priority = plan.priority
         payload.arrived = arrived
+        payload.call = call
         parsed = monotonic()
         answer = await served.respond(payload, plan.accept)
         if answer.version != bound.answered:

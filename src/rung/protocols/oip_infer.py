@@ -12,7 +12,7 @@ import orjson
 
 from rung.domain.errors import InvalidInput, ModelError
 from rung.domain.models import Manifest
-from rung.domain.predictions import NEVER, Request, Response
+from rung.domain.predictions import NEVER, Call, Request, Response
 from rung.domain.tensors import DATATYPES, Tensors, TensorSpec
 from rung.protocols.exchange import Reply
 from rung.protocols.oip_messages import (
@@ -86,7 +86,7 @@ class InferCodec:
         self._heads: dict[Any, bytes] = {}
         self._headers: dict[int, tuple[tuple[bytes, bytes], ...]] = {}
 
-    def decode(self, body: bytes, header: int, arrived: float) -> tuple[Request, Wanted, str | None]:
+    def decode(self, body: bytes, header: int, call: Call) -> tuple[Request, Wanted, str | None]:
         """Read a body whose first `header` bytes are JSON (`NO_HEADER`: all; 0: none, it is the one input's bytes).
 
         Returns the request with its deadline, what is wanted back, and the id to echo.
@@ -96,23 +96,21 @@ class InferCodec:
             Unsupported: it asks for something of the protocol that rung does not offer.
         """
         if header == NO_HEADER:
-            return self._read(parse_infer(body), body, len(body), arrived)
+            return self._read(parse_infer(body), body, len(body), call)
         if header == 0:
-            return self._read_raw(body, arrived)
+            return self._read_raw(body, call)
         text = body[:header]
         plan = self._plans.get(text)
         if plan is None:
             if header > len(body):
                 raise InvalidInput(f"the header length is {header}, the body has {len(body)} bytes")
-            return self._read(parse_infer(text), body, header, arrived)
+            return self._read(parse_infer(text), body, header, call)
         if plan.length != len(body):
             raise InvalidInput(f"the body has {len(body)} bytes, its JSON header accounts for {plan.length}")
         inputs = {spec.name: from_binary(body, offset, size, spec, shape) for spec, shape, offset, size in plan.inputs}
-        return _request(inputs, plan.rows, plan.wanted, plan.options, arrived), plan.wanted, plan.id
+        return _request(inputs, plan.rows, plan.wanted, plan.options, call), plan.wanted, plan.id
 
-    def _read(
-        self, message: InferRequest, body: bytes, header: int, arrived: float
-    ) -> tuple[Request, Wanted, str | None]:
+    def _read(self, message: InferRequest, body: bytes, header: int, call: Call) -> tuple[Request, Wanted, str | None]:
         items = message.inputs
         known = tuple([(item.name, item.datatype, item.shape) for item in items])
         rows = self._rows.get(known) or self._check(known)
@@ -139,7 +137,7 @@ class InferCodec:
         if header <= _LONGEST_HEADER and len(blobs) == len(items):
             plan = _Plan(offset, tuple(blobs), rows, wanted, options, message.id)
             _remember(self._plans, body[:header], plan)
-        return _request(inputs, rows, wanted, options, arrived), wanted, message.id
+        return _request(inputs, rows, wanted, options, call), wanted, message.id
 
     def _check(self, known: tuple[tuple[str, str, tuple[int, ...]], ...]) -> int:
         """Check names, datatypes and shapes before any data are touched; return the rows."""
@@ -184,7 +182,7 @@ class InferCodec:
             raise InvalidInput(f"an output is asked for twice: {list(names)}")
         return Wanted(tuple(outputs), any(choice for _, choice in outputs), names)
 
-    def _read_raw(self, body: bytes, arrived: float) -> tuple[Request, Wanted, str | None]:
+    def _read_raw(self, body: bytes, call: Call) -> tuple[Request, Wanted, str | None]:
         spec = self._signature.inputs[0]
         size = len(body)
         shape, rows = self._raw.get(size) or self._check_raw(spec, size)
@@ -195,7 +193,7 @@ class InferCodec:
         else:
             inputs = {spec.name: from_binary(body, 0, size, spec, shape)}
         wanted = self._all_binary
-        return _request(inputs, rows, wanted, _NO_OPTIONS, arrived), wanted, None
+        return _request(inputs, rows, wanted, _NO_OPTIONS, call), wanted, None
 
     def _check_raw(self, spec: TensorSpec, size: int) -> tuple[tuple[int, ...], int]:
         if len(self._inputs) != 1:
@@ -257,10 +255,11 @@ class InferCodec:
         return head
 
 
-def _request(inputs: Tensors, rows: int, wanted: Wanted, options: Options, arrived: float) -> Request:
+def _request(inputs: Tensors, rows: int, wanted: Wanted, options: Options, call: Call) -> Request:
     timeout = options.timeout
+    arrived = call.arrived
     deadline = arrived + timeout if timeout else NEVER
-    return Request(inputs, rows, wanted.names, deadline, options.priority, arrived)
+    return Request(inputs, rows, wanted.names, deadline, options.priority, arrived, call)
 
 
 def _binary_size(item: InferInput) -> int | None:

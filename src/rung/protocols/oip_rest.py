@@ -15,6 +15,7 @@ import orjson
 from rung.domain.errors import InvalidInput, NotFound, UnsupportedMedia
 from rung.domain.models import Manifest
 from rung.domain.names import check_version
+from rung.domain.predictions import Call
 from rung.ports import Directory, Served
 from rung.protocols.exchange import Endpoint, Head, Reply, Route
 from rung.protocols.health import live, readiness
@@ -42,7 +43,7 @@ _JSON = (b"", b"application/json", b"application/x-www-form-urlencoded")
 """The last is what `curl -d` says unless it is told: the protocol's own examples rely on it."""
 
 
-class _Call(msgspec.Struct):
+class _Plan(msgspec.Struct):
     """What the head of an infer request says."""
 
     model: str
@@ -91,24 +92,24 @@ class OipRest:
             ]
         return [Route(method, pattern, endpoint) for method, pattern, endpoint in table]
 
-    async def _infer(self, head: Head, body: bytes, arrived: float) -> Reply:
-        call: _Call | None = head.memo
-        if call is None:
-            call = head.memo = _read_call(head)
-        served = self._directory.find(call.model, call.version)
-        codec = call.codec
+    async def _infer(self, head: Head, body: bytes, call: Call) -> Reply:
+        plan: _Plan | None = head.memo
+        if plan is None:
+            plan = head.memo = _read_plan(head)
+        served = self._directory.find(plan.model, plan.version, call)
+        codec = plan.codec
         if codec is None or codec.manifest is not served.manifest:
-            codec = call.codec = self._codec(served.manifest)
-        request, wanted, echo = codec.decode(body, call.header, arrived)
-        if call.timeout:
-            request.deadline = min(request.deadline, arrived + call.timeout)
-        if not call.timed:
+            codec = plan.codec = self._codec(served.manifest)
+        request, wanted, echo = codec.decode(body, plan.header, call)
+        if plan.timeout:
+            request.deadline = min(request.deadline, call.arrived + plan.timeout)
+        if not plan.timed:
             return codec.encode(await served.predict(request), wanted, echo)
         parsed = monotonic()
         response = await served.predict(request)
         answered = monotonic()
         reply = codec.encode(response, wanted, echo)
-        reply.headers += (server_timing(response, arrived, parsed, answered, monotonic()),)
+        reply.headers += (server_timing(response, call.arrived, parsed, answered, monotonic()),)
         return reply
 
     def _codec(self, manifest: Manifest) -> InferCodec:
@@ -122,38 +123,38 @@ class OipRest:
             self._codecs[key] = codec
         return codec
 
-    async def _server(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def _server(self, head: Head, body: bytes, call: Call) -> Reply:
         return _json(server_metadata(self._server_name, self._version))
 
-    async def _document(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def _document(self, head: Head, body: bytes, call: Call) -> Reply:
         return Reply(OK, _openapi())
 
-    async def _live(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def _live(self, head: Head, body: bytes, call: Call) -> Reply:
         return live()
 
-    async def _ready(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def _ready(self, head: Head, body: bytes, call: Call) -> Reply:
         if self._directory.ready():
             return readiness(())
         return readiness(not_ready(self._directory.statuses()) or ["the server is starting or draining"])
 
-    async def _metadata(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def _metadata(self, head: Head, body: bytes, call: Call) -> Reply:
         served = self._find(head)
         versions = [served.manifest.version]
         if "version" not in head.params:
             versions = self._directory.versions(served.manifest.name)
         return _json(model_metadata(served.manifest, served.platform, versions))
 
-    async def _model_ready(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def _model_ready(self, head: Head, body: bytes, call: Call) -> Reply:
         return _json({"name": self._find(head).manifest.name, "ready": True})
 
-    async def _config(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def _config(self, head: Head, body: bytes, call: Call) -> Reply:
         served = self._find(head)
         return _json(model_config(served.manifest, served.platform))
 
-    async def _statistics(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def _statistics(self, head: Head, body: bytes, call: Call) -> Reply:
         return _json(model_statistics(self._directory.statistics(head.params.get("model"), _version(head))))
 
-    async def _index(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def _index(self, head: Head, body: bytes, call: Call) -> Reply:
         ready = False
         if body.strip():
             try:
@@ -180,7 +181,7 @@ def _version(head: Head) -> int | None:
         raise NotFound(str(error)) from None
 
 
-def _read_call(head: Head) -> _Call:
+def _read_plan(head: Head) -> _Plan:
     headers = head.headers
     length = headers.get(b"inference-header-content-length")
     media = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
@@ -191,7 +192,7 @@ def _read_call(head: Head) -> _Call:
             "application/octet-stream with the header Inference-Header-Content-Length"
         )
     timeout = headers.get(b"rung-timeout-ms")
-    return _Call(
+    return _Plan(
         model=head.params["model"],
         version=_version(head),
         header=NO_HEADER if length is None else _header_length(length),

@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 
 from rung.domain.errors import InvalidInput, RungError, Unsupported
+from rung.domain.predictions import Call
 from rung.ports import Control, Directory
 from rung.protocols.exchange import Head, Reply, Route
 from rung.protocols.status import OK
@@ -54,7 +55,7 @@ class Repository:
             Route("POST", "/v2/models/{model}/trace/setting", self._set_tracing),
         ]
 
-    async def _load(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def _load(self, head: Head, body: bytes, call: Call) -> Reply:
         for name in _parameters(body):
             if name == "config" or name.startswith("file:"):
                 raise Unsupported(
@@ -63,7 +64,7 @@ class Repository:
         await self._control.load(head.params["model"])
         return Reply(OK)
 
-    async def _unload(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def _unload(self, head: Head, body: bytes, call: Call) -> Reply:
         name = head.params["model"]
         names = [name]
         if _parameters(body).get("unload_dependents"):
@@ -81,14 +82,14 @@ class Repository:
         here = {status.name for status in self._directory.statuses()}
         return sorted({node.model for node in graph.nodes} & here - {name}) if graph is not None else []
 
-    async def _logging(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def _logging(self, head: Head, body: bytes, call: Call) -> Reply:
         levels = self._levels()
         answer: dict[str, Any] = {"log_file": ""}
         answer |= {setting: levels[level] for setting, level in _LEVELS.items()}
         answer |= {"log_verbose_level": int(levels["debug"]), "log_format": "default"}
         return Reply(OK, orjson.dumps(answer))
 
-    async def _set_logging(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def _set_logging(self, head: Head, body: bytes, call: Call) -> Reply:
         wanted = _object(body)
         changes: dict[str, bool] = {}
         # All are looked at before one is changed.
@@ -107,12 +108,12 @@ class Repository:
                 )
         for level, on in changes.items():
             self._set_level(level, on=on)
-        return await self._logging(head, body, arrived)
+        return await self._logging(head, body, call)
 
-    async def _tracing(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def _tracing(self, head: Head, body: bytes, call: Call) -> Reply:
         return Reply(OK, orjson.dumps(self._trace | self._traces.get(self._traced(head), {})))
 
-    async def _set_tracing(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def _set_tracing(self, head: Head, body: bytes, call: Call) -> Reply:
         model = self._traced(head)
         wanted = _object(body)
         for setting, value in wanted.items():
@@ -132,7 +133,7 @@ class Repository:
                     kept[setting] = _TRACE[setting]
             else:
                 kept[setting] = str(value)
-        return await self._tracing(head, body, arrived)
+        return await self._tracing(head, body, call)
 
     def _traced(self, head: Head) -> str:
         model = head.params.get("model", "")

@@ -3,6 +3,7 @@
 from urllib.parse import unquote
 
 from rung.domain.errors import InvalidInput, NotFound
+from rung.domain.predictions import Call
 from rung.protocols.exchange import Endpoint, Head, Reply, Route
 from rung.protocols.status import METHOD_NOT_ALLOWED, OK, error_body
 
@@ -83,7 +84,7 @@ def _walk(node: dict[str, object], segments: list[str]) -> tuple[dict[str, Route
 
 
 def _refuse(error: Exception) -> Endpoint:
-    async def endpoint(head: Head, body: bytes, arrived: float) -> Reply:
+    async def endpoint(head: Head, body: bytes, call: Call) -> Reply:
         raise error
 
     return endpoint
@@ -98,7 +99,7 @@ def _wrong_method(head: Head, methods: dict[str, Route]) -> Endpoint:
         message = f"{head.method} is not allowed at {head.path}; use {' or '.join(sorted(methods))}"
         reply = Reply(METHOD_NOT_ALLOWED, error_body(message), headers=headers)
 
-    async def endpoint(head: Head, body: bytes, arrived: float) -> Reply:
+    async def endpoint(head: Head, body: bytes, call: Call) -> Reply:
         return reply
 
     return endpoint

@@ -11,6 +11,7 @@ import msgspec
 import orjson
 
 from rung.domain.errors import InvalidInput
+from rung.domain.predictions import Call
 from rung.ports import Served
 from rung.protocols.exchange import Head, Reply
 from rung.protocols.headers import timeout_of
@@ -34,7 +35,7 @@ def asks(head: Head) -> bool:
     return any(name.startswith(_PREFIX) for name in head.headers)
 
 
-async def infer(served: Served, head: Head, body: bytes, arrived: float) -> Reply | None:
+async def infer(served: Served, head: Head, body: bytes, call: Call) -> Reply | None:
     """Answer tensors of the Open Inference Protocol; None when the body holds none.
 
     Raises:
@@ -50,8 +51,8 @@ async def infer(served: Served, head: Head, body: bytes, arrived: float) -> Repl
     elif b'"datatype"' not in body or not _tensors(body):
         return None
     codec = InferCodec(served.manifest)
-    request, wanted, echo = codec.decode(body, header, arrived)
-    request.deadline = min(request.deadline, arrived + timeout_of(head.headers.get(b"rung-timeout-ms")))
+    request, wanted, echo = codec.decode(body, header, call)
+    request.deadline = min(request.deadline, call.arrived + timeout_of(head.headers.get(b"rung-timeout-ms")))
     reply = codec.encode(await served.predict(request), wanted, echo)
     if wanted.binary:
         # Here the length stands in the content type, and nowhere else.

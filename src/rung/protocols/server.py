@@ -158,7 +158,7 @@ class HttpServer:
             method=exchange.head.method,
             path=exchange.head.path,
             status=reply.status,
-            ms=round((monotonic() - exchange.arrived) * 1e3, 3),
+            ms=round((monotonic() - exchange.call.arrived) * 1e3, 3),
         )
 
     def _sweep(self) -> None:

@@ -21,6 +21,7 @@ from rung.domain.errors import (
     OperatorError,
     Overloaded,
     RungError,
+    StorageFull,
     TooLarge,
     Unsupported,
     UnsupportedMedia,
@@ -77,6 +78,7 @@ _STATUSES: dict[type, int] = {
     Unsupported: 501,
     NotReady: UNAVAILABLE,
     DeadlineExceeded: 504,
+    StorageFull: 507,
     ClientError: 400,
     # A worker that died counts as a failure of the model: 503 would make a balancer try the input
     # that killed it on every other replica.

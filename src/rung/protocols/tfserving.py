@@ -17,7 +17,7 @@ import orjson
 from rung.domain.errors import InvalidInput, ModelError, NotFound
 from rung.domain.models import Manifest, VersionState, VersionStatus
 from rung.domain.names import check_version
-from rung.domain.predictions import Request, Response
+from rung.domain.predictions import Call, Request, Response
 from rung.domain.tensors import Array, Signature, Tensors, TensorSpec
 from rung.ports import Directory
 from rung.protocols.exchange import Head, Reply, Route
@@ -56,7 +56,7 @@ _GONE = ("", "unloaded")
 Outputs = Sequence[tuple[TensorSpec, Array]]
 
 
-class _Call(msgspec.Struct, frozen=True):
+class _Plan(msgspec.Struct, frozen=True):
     """What the head of a call says."""
 
     model: str
@@ -90,28 +90,30 @@ class TfServing:
             routes += [Route("GET", base, self._status), Route("GET", f"{base}/metadata", self._metadata)]
         return routes
 
-    async def _compute(self, method: _Method, head: Head, body: bytes, arrived: float) -> Reply:
-        call: _Call | None = head.memo
-        if call is None:
-            call = head.memo = self._call(head)
-        served = self._directory.find(call.model, call.version)
+    async def _compute(self, method: _Method, head: Head, body: bytes, call: Call) -> Reply:
+        plan: _Plan | None = head.memo
+        if plan is None:
+            plan = head.memo = self._plan(head)
+        served = self._directory.find(plan.model, plan.version, call)
         manifest = served.manifest
         signature = manifest.signature
         message = read_message(body)
         _check_signature_name(message.signature_name, method.name)
         inputs = method.read(message, signature)
-        request = Request(inputs, signature.check(inputs), (), arrived + call.timeout, call.priority, arrived)
-        if not call.timed:
+        request = Request(
+            inputs, signature.check(inputs), (), call.arrived + plan.timeout, plan.priority, call.arrived, call
+        )
+        if not plan.timed:
             return Reply(OK, method.write(message, manifest, _outputs(signature, await served.predict(request))))
         parsed = monotonic()
         response = await served.predict(request)
         answered = monotonic()
         text = method.write(message, manifest, _outputs(signature, response))
-        return Reply(OK, text, headers=(server_timing(response, arrived, parsed, answered, monotonic()),))
+        return Reply(OK, text, headers=(server_timing(response, call.arrived, parsed, answered, monotonic()),))
 
-    def _call(self, head: Head) -> _Call:
+    def _plan(self, head: Head) -> _Plan:
         headers = head.headers
-        return _Call(
+        return _Plan(
             *self._target(head),
             timeout=timeout_of(headers.get(b"rung-timeout-ms")),
             priority=priority_of(headers.get(b"rung-priority")),
@@ -134,7 +136,7 @@ class TfServing:
         except InvalidInput as error:
             raise NotFound(str(error)) from None
 
-    async def _status(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def _status(self, head: Head, body: bytes, call: Call) -> Reply:
         model, version = self._target(head)
         found = [one for one in self._directory.statuses() if one.name == model and version in (None, one.version)]
         if not found:
@@ -147,11 +149,11 @@ class TfServing:
             answer |= {"name": model, "ready": any(one.state is VersionState.AVAILABLE for one in found)}
         return Reply(OK, orjson.dumps(answer))
 
-    async def _metadata(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def _metadata(self, head: Head, body: bytes, call: Call) -> Reply:
         manifest = self._directory.find(*self._target(head)).manifest
         return Reply(OK, orjson.dumps(_model_metadata(manifest)))
 
-    async def _metrics(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def _metrics(self, head: Head, body: bytes, call: Call) -> Reply:
         media, page = self._render()
         return Reply(OK, page, media)
 

@@ -8,7 +8,7 @@ import orjson
 from rung.domain.errors import InvalidInput, NotFound, RungError, Unsupported
 from rung.domain.models import VersionState, VersionStatus
 from rung.domain.names import check_version, name_from
-from rung.domain.predictions import Payload
+from rung.domain.predictions import Call, Payload
 from rung.ports import Control, Directory
 from rung.protocols import multipart, sagemaker
 from rung.protocols.bodies import payload_of
@@ -63,8 +63,8 @@ class TorchServe:
         self._table = [(method, pattern) for method, pattern, _ in table]
         return [Route(method, pattern, endpoint, _error) for method, pattern, endpoint in table]
 
-    async def _predict(self, head: Head, body: bytes, arrived: float) -> Reply:
-        served = self._directory.find(*_target(head))
+    async def _predict(self, head: Head, body: bytes, call: Call) -> Reply:
+        served = self._directory.find(*_target(head), call)
         media, parameters = content_type(head.headers.get(b"content-type"))
         if media == "multipart/form-data":
             parts = multipart.parse(body, parameters.get("boundary", ""), 64)
@@ -76,9 +76,9 @@ class TorchServe:
         if media in ("", "application/octet-stream", "application/x-www-form-urlencoded"):
             media = sniff(body) or media
         payload = _payload(body, media, parameters, served.manifest.transforms.input, served)
-        payload.deadline = arrived + timeout_of(head.headers.get(b"rung-timeout-ms"))
+        payload.deadline = call.arrived + timeout_of(head.headers.get(b"rung-timeout-ms"))
         payload.priority = priority_of(head.headers.get(b"rung-priority"))
-        payload.arrived = arrived
+        payload.arrived, payload.call = call.arrived, call
         answer = await served.respond(payload, accepted(head.headers.get(b"accept")))
         answered = answer.body
         if answer.media_type == "application/json":
@@ -89,14 +89,14 @@ class TorchServe:
         headers = ((b"rung-model", answer.model.encode("ascii")), (b"rung-version", b"%d" % answer.version))
         return Reply(OK, answered, answer.media_type.encode("latin-1"), headers)
 
-    async def _describe_api(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def _describe_api(self, head: Head, body: bytes, call: Call) -> Reply:
         paths: dict[str, dict[str, Any]] = {}
         for method, pattern in self._table:
             paths.setdefault(pattern, {})[method.lower()] = {"responses": {"200": {"description": "OK"}}}
         document = {"openapi": "3.0.1", "info": {"title": "TorchServe APIs", "version": self._version}, "paths": paths}
         return Reply(OK, orjson.dumps(document))
 
-    async def _list(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def _list(self, head: Head, body: bytes, call: Call) -> Reply:
         query = parse_qs(head.query)
         limit, start = _number(query, "limit", _PAGE), _number(query, "next_page_token", 0)
         names = sorted({one.name for one in self._directory.statuses() if one.state in _HERE})
@@ -106,7 +106,7 @@ class TorchServe:
             answer["nextPageToken"] = str(start + limit)
         return Reply(OK, orjson.dumps(answer))
 
-    async def _register(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def _register(self, head: Head, body: bytes, call: Call) -> Reply:
         query = parse_qs(head.query)
         if "url" not in query:
             name, place = sagemaker.read_model(body)
@@ -125,7 +125,7 @@ class TorchServe:
         await self._control.add(name, place)
         self._places[name] = place
 
-    async def _describe(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def _describe(self, head: Head, body: bytes, call: Call) -> Reply:
         name, wanted = head.params["model"], head.params.get("version", "")
         if sagemaker.asks(head) and not wanted:
             self._directory.find(name)
@@ -157,13 +157,13 @@ class TorchServe:
         }
         return document | ({"reason": status.reason} if status.reason else {})
 
-    async def _scale(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def _scale(self, head: Head, body: bytes, call: Call) -> Reply:
         self._directory.find(*_target(head))
         return _status(
             f'Processing worker updates for model "{head.params["model"]}": {_workers(parse_qs(head.query))}'
         )
 
-    async def _unregister(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def _unregister(self, head: Head, body: bytes, call: Call) -> Reply:
         name, version = _target(head)
         if version is not None:
             versions = self._directory.versions(name)
@@ -176,7 +176,7 @@ class TorchServe:
         self._places.pop(name, None)
         return _status(f'Model "{name}" unregistered')
 
-    async def _set_default(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def _set_default(self, head: Head, body: bytes, call: Call) -> Reply:
         self._directory.find(*_target(head))
         raise Unsupported("the latest version is the default here: ask for another at /predictions/{model}/{version}")
 

@@ -6,6 +6,7 @@
 from collections.abc import Callable, Sequence
 
 from rung.domain.errors import InvalidInput
+from rung.domain.predictions import Call
 from rung.ports import Directory
 from rung.protocols.exchange import Head, Reply, Route
 from rung.protocols.health import readiness
@@ -34,12 +35,12 @@ class Vertex:
         ]
         return [route for route in wanted if route.pattern and (route.method, route.pattern) not in taken]
 
-    async def _health(self, head: Head, body: bytes, arrived: float) -> Reply:
+    async def _health(self, head: Head, body: bytes, call: Call) -> Reply:
         return readiness(self._problems())
 
-    async def _predict(self, head: Head, body: bytes, arrived: float) -> Reply:
-        served = one_of(self._directory, head)
+    async def _predict(self, head: Head, body: bytes, call: Call) -> Reply:
+        served = one_of(self._directory, head, call)
         rows = read_json(body)
         if not isinstance(rows, list):
             raise InvalidInput('the JSON body must be {"instances": [...]}', field="instances")
-        return await answer_rows(served, rows, head, arrived)
+        return await answer_rows(served, rows, head, call)

@@ -18,7 +18,7 @@ import structlog
 
 from rung.domain.errors import BundleError, ConfigurationError, NotFound, NotReady, RungError
 from rung.domain.models import AspiredVersion, VersionState, VersionStatus
-from rung.domain.predictions import Statistics
+from rung.domain.predictions import Call, Statistics
 from rung.ports import LoadOptions, Source
 from rung.serving.background import in_background
 from rung.serving.batcher import Batcher
@@ -346,7 +346,7 @@ class Manager:
 
     # --- ports.Directory --------------------------------------------------------------------
 
-    def find(self, name: str, version: int | None = None) -> Servable:
+    def find(self, name: str, version: int | None = None, call: Call | None = None) -> Servable:
         """The version that answers."""
         servable = self._latest.get(name) if version is None else self._exact.get((name, version))
         if servable is None:

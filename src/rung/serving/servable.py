@@ -66,6 +66,7 @@ class Servable:
                     deadline=payload.deadline,
                     priority=payload.priority,
                     arrived=payload.arrived,
+                    call=payload.call,
                 )
             )
             answered = monotonic()

@@ -7,6 +7,7 @@ import pytest
 
 from rung.domain.errors import NotFound, Unsupported
 from rung.domain.models import VersionState, VersionStatus
+from rung.domain.predictions import Call
 from rung.protocols.exchange import Head
 from rung.protocols.kserve_v1 import KserveV1
 from rung.protocols.router import Router
@@ -16,7 +17,7 @@ from rung.protocols.tfserving import TfServing
 class Models:
     """A directory in memory that finds `there`."""
 
-    def find(self, name, version=None):
+    def find(self, name, version=None, call=None):
         if name != "there":
             raise NotFound(f"unknown model {name!r}")
 
@@ -35,7 +36,7 @@ def call(method, path):
     router = Router([*KserveV1(models).routes(), *TfServing(models, lambda: (b"", b"")).routes()])
     head = Head(method, path, "", {})
     router.resolve(head, path)
-    return orjson.loads(asyncio.run(head.endpoint(head, b'{"instances": [1]}', 0.0)).body)
+    return orjson.loads(asyncio.run(head.endpoint(head, b'{"instances": [1]}', Call())).body)
 
 
 def test_models_are_listed():

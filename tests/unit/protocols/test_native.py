@@ -3,6 +3,7 @@
 import asyncio
 import io
 import re
+from time import monotonic
 
 import numpy as np
 import orjson
@@ -11,13 +12,14 @@ from PIL import Image
 
 from rung.domain.errors import InvalidInput, NotAcceptable, NotFound, TooLarge, UnsupportedMedia
 from rung.domain.models import Manifest, Step, Transforms, VersionState, VersionStatus
-from rung.domain.predictions import Answer, Request, Response
+from rung.domain.predictions import Answer, Call, Request, Response
 from rung.domain.tensors import DATATYPES, Signature, TensorSpec
 from rung.protocols.exchange import Head
 from rung.protocols.native import Native
 from rung.transforms.pipeline import Pipeline
 
-ARRIVED = 1000.0
+ARRIVED = monotonic()
+CALL = Call(ARRIVED)
 PLAIN = Transforms()
 
 
@@ -56,7 +58,7 @@ class Models:
     def __init__(self, *versions):
         self.versions = {(version.manifest.name, version.manifest.version): version for version in versions}
 
-    def find(self, name, version=None):
+    def find(self, name, version=None, call=None):
         numbers = [number for known, number in self.versions if known == name]
         if not numbers or version not in (None, *numbers):
             raise NotFound(f"there is no model {name!r} version {version}")
@@ -101,7 +103,7 @@ def head(path="/predict/tiny", query="", method="POST", **headers):
 
 
 def ask(door, asked, body=b""):
-    return asyncio.run(door.predict(asked, body, ARRIVED))
+    return asyncio.run(door.predict(asked, body, CALL))
 
 
 def predictions(reply):
@@ -189,10 +191,10 @@ def test_a_request_that_waits_while_its_model_is_replaced_gets_its_own_answer():
         old.predict = later
         models = Models(old)
         asked, changing = head(**OCTETS), Native(models)
-        waiting = asyncio.ensure_future(changing.predict(asked, X.tobytes(), ARRIVED))
+        waiting = asyncio.ensure_future(changing.predict(asked, X.tobytes(), CALL))
         await asyncio.sleep(0)
         models.versions["tiny", 2] = new
-        fresh = await changing.predict(asked, X.tobytes(), ARRIVED)
+        fresh = await changing.predict(asked, X.tobytes(), CALL)
         gate.set()
         return await waiting, fresh
 
@@ -396,7 +398,7 @@ def test_the_timeline_adds_up(kind):
 
 
 def described(path):
-    reply = asyncio.run(door.describe(head(path, method="GET", host="example.org:8000"), b"", ARRIVED))
+    reply = asyncio.run(door.describe(head(path, method="GET", host="example.org:8000"), b"", CALL))
     return orjson.loads(reply.body)
 
 
@@ -421,7 +423,7 @@ def test_the_curl_example_is_an_answerable_request():
 def test_the_curl_example_of_a_large_input_sends_raw_zeros(spec):
     model = Version(manifest("wide", spec, "y:FP32:-1,1"), lambda x: np.ones((len(x), 1), np.float32))
     wide = Native(Models(model))
-    line = orjson.loads(asyncio.run(wide.describe(head("/predict/wide"), b"", ARRIVED)).body)["curl"]
+    line = orjson.loads(asyncio.run(wide.describe(head("/predict/wide"), b"", CALL)).body)["curl"]
     count, kind = re.search(r"head -c (\d+).*Content-Type: ([^']+)'", line).groups()
     assert whole(ask(wide, head("/predict/wide", content_type=kind), bytes(int(count)))) == np.ones(1, "<f4").tobytes()
 
@@ -430,12 +432,12 @@ def test_a_host_that_could_hurt_a_shell_is_left_out():
     asked = head("/predict/tiny", method="GET", host="a';rm -rf /;'")
     assert (
         "'http://localhost:8000/predict/tiny'"
-        in orjson.loads(asyncio.run(door.describe(asked, b"", ARRIVED)).body)["curl"]
+        in orjson.loads(asyncio.run(door.describe(asked, b"", CALL)).body)["curl"]
     )
 
 
 def test_the_index_names_models_and_doors():
-    answer = orjson.loads(asyncio.run(door.index(head(method="GET"), b"", ARRIVED)).body)
+    answer = orjson.loads(asyncio.run(door.index(head(method="GET"), b"", CALL)).body)
     assert {"name": "nuclei", "version": 1, "state": "AVAILABLE"} in answer["models"]
     assert answer["doors"]["predict"] == "/predict/{model}"
 

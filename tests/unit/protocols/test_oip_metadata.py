@@ -9,7 +9,7 @@ import pytest
 from openapi_spec_validator import validate
 
 from rung.domain.models import Manifest, VersionState, VersionStatus
-from rung.domain.predictions import Statistics, Timing
+from rung.domain.predictions import Call, Statistics, Timing
 from rung.domain.tensors import Signature, TensorSpec
 from rung.protocols.exchange import Head, Reply
 from rung.protocols.health import Health
@@ -94,7 +94,7 @@ def test_index_and_readiness_give_reasons() -> None:
 
 def call(routes: list[Any], path: str) -> Reply:
     (endpoint,) = [route.endpoint for route in routes if route.pattern == path]
-    answer = endpoint(Head("GET", path, "", {}), b"", 0.0)
+    answer = endpoint(Head("GET", path, "", {}), b"", Call())
     with pytest.raises(StopIteration) as stop:
         answer.send(None)
     return stop.value.value

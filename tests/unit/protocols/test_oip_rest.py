@@ -23,7 +23,7 @@ from rung.domain.errors import (
     UnsupportedMedia,
 )
 from rung.domain.models import Manifest, VersionState, VersionStatus
-from rung.domain.predictions import NEVER, Request, Response, Statistics, Timing
+from rung.domain.predictions import NEVER, Call, Request, Response, Statistics, Timing
 from rung.domain.tensors import DATATYPES, Signature, TensorSpec
 from rung.protocols.exchange import Head, Reply
 from rung.protocols.oip_infer import InferCodec
@@ -53,7 +53,7 @@ class Models:
         self.table = {version.manifest.name: version for version in versions}
         self.is_ready = True
 
-    def find(self, name: str, version: int | None = None) -> Version:
+    def find(self, name: str, version: int | None = None, call: Call | None = None) -> Version:
         if name == "loading":
             raise NotReady("model 'loading' is loading")
         found = self.table.get(name)
@@ -119,7 +119,7 @@ class Door:
         return self.send(head, body, arrived)
 
     def send(self, head: Head, body: bytes, arrived: float = 0.0) -> Reply:
-        answer = head.endpoint(head, body, arrived)
+        answer = head.endpoint(head, body, Call(arrived, head.headers, body))
         try:
             answer.send(None)
         except StopIteration as stop:
@@ -257,7 +257,7 @@ def test_memory_of_headers_is_bounded() -> None:
         item = {"name": "x", "shape": [1, 4], "datatype": "FP32", "parameters": {"binary_data_size": 16}}
         message = orjson.dumps({"inputs": [item], "id": f"{number}"})
         for _ in range(2):
-            _, _, echo = codec.decode(message + bytes(16), len(message), 0.0)
+            _, _, echo = codec.decode(message + bytes(16), len(message), Call())
             assert echo == f"{number}"
         assert len(codec._plans) <= 512
 

@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rung.domain.errors import NotFound, RungError
+from rung.domain.predictions import Call
 from rung.protocols.exchange import Head, Reply, Route
 from rung.protocols.router import Router
 
 
 def answering(name):
-    async def endpoint(head: Head, body: bytes, arrived: float) -> Reply:
+    async def endpoint(head: Head, body: bytes, call: Call) -> Reply:
         return Reply(200, name.encode())
 
     return endpoint
@@ -34,7 +35,7 @@ ROUTER = Router([Route(*pattern.split(), answering(pattern)) for pattern in PATT
 def go(method: str, path: str) -> tuple[str, dict[str, str]]:
     head = Head(method, path, "", {})
     ROUTER.resolve(head, path)
-    reply = asyncio.run(head.endpoint(head, b"", 0.0))
+    reply = asyncio.run(head.endpoint(head, b"", Call()))
     return bytes(reply.body).decode() if reply.status == 200 else str(reply.status), dict(head.params)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from rung.domain.errors import InvalidInput, ModelError, NotFound, NotReady, RungError
 from rung.domain.models import Manifest, VersionState, VersionStatus
-from rung.domain.predictions import NEVER, Request, Response
+from rung.domain.predictions import NEVER, Call, Request, Response
 from rung.domain.tensors import Signature, TensorSpec
 from rung.protocols.exchange import Head
 from rung.protocols.router import Router
@@ -70,7 +70,7 @@ class Models:
 
     table = {version.manifest.name: version for version in (HALF, FLOWERS, NAMED, WHOLE, EMPTY)}
 
-    def find(self, name, version=None):
+    def find(self, name, version=None, call=None):
         if name == "loading":
             raise NotReady("model 'loading' is being loaded")
         found = self.table.get(name)
@@ -93,7 +93,7 @@ ROUTER = Router(TfServing(Models(), lambda: (b"text/plain", b"page")).routes())
 def call(method, path, body=b"", headers=None, arrived=0.0):
     head = Head(method, path, "", headers or {})
     ROUTER.resolve(head, path)
-    reply = asyncio.run(head.endpoint(head, body.encode() if isinstance(body, str) else body, arrived))
+    reply = asyncio.run(head.endpoint(head, body.encode() if isinstance(body, str) else body, Call(arrived)))
     assert reply.status == 200
     return reply
 

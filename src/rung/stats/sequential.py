@@ -43,6 +43,7 @@ __all__ = [
     "log_mixture",
     "log_mixture_above",
     "null_variance",
+    "radius_above",
     "ready",
 ]
 
@@ -191,7 +192,9 @@ def harm(
     at_limit = float(null_variance(baseline, candidate, sign * limit))
     p = min(before, math.exp(-max(float(log_mixture_above(sign * estimate - margin, at_margin, tau)), 0.0)))
     p_pass = math.exp(-max(float(log_mixture_above(limit - sign * estimate, at_limit, tau)), 0.0))
-    ends = sorted((estimate - sign * _radius(at_margin, tau, alpha), estimate + sign * _radius(at_limit, tau, alpha)))
+    ends = sorted(
+        (estimate - sign * radius_above(at_margin, tau, alpha), estimate + sign * radius_above(at_limit, tau, alpha))
+    )
     evidence |= {"p": p, "p_pass": min(p_pass, 1.0), "low": ends[0], "high": ends[1]}
     outcome: Outcome = "fail" if p <= alpha else "pass" if p_pass <= alpha else "inconclusive"
     said = {
@@ -258,8 +261,8 @@ def log_mixture_above(difference: "Numbers", variance: "Numbers", tau: float) ->
     return math.log(2) + log_mixture(difference, variance, tau) + log_ndtr(score)  # type: ignore[no-any-return]
 
 
-def _radius(variance: float, tau: float, alpha: float) -> float:
-    """The difference at which the one-sided evidence is 1/alpha; it grows with the difference."""
+def radius_above(variance: float, tau: float, alpha: float) -> float:
+    """The difference above 0 at which the one-sided evidence is 1/alpha; it grows with the difference."""
     low, high = 0.0, math.sqrt(variance)
     while log_mixture_above(high, variance, tau) < math.log(1 / alpha):
         high *= 2

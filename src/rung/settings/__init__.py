@@ -1,5 +1,6 @@
 """What can be set: of one replica, and of a project."""
 
+from rung.settings.project import ProjectSettings as ProjectSettings
 from rung.settings.replica import DoorSettings as DoorSettings
 from rung.settings.replica import Platform as Platform
 from rung.settings.replica import ServeSettings as ServeSettings

@@ -6,13 +6,15 @@ budget (docs/decisions/0002).
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from rung.domain.errors import ConfigurationError
 
-__all__ = ["DoorSettings", "Platform", "ServeSettings", "load", "platform"]
+__all__ = ["DoorSettings", "Platform", "ServeSettings", "load", "overlay", "platform"]
+
+_Settings = TypeVar("_Settings", bound=msgspec.Struct)
 
 
 # Bounds are part of the types, so that a slip is refused with its name and not served.
@@ -143,28 +145,33 @@ def load(overrides: Mapping[str, Any], environ: Mapping[str, str] = os.environ) 
     Raises:
         ConfigurationError: naming the setting and where its value came from.
     """
-    door = _section(DoorSettings, {}, environ, "RUNG_DOOR_")
-    rest: ServeSettings = _section(
-        ServeSettings, {k: v for k, v in overrides.items() if v is not None}, environ, "RUNG_"
-    )
+    door = overlay(DoorSettings, DoorSettings(), {}, environ, "RUNG_DOOR_")
+    rest = overlay(ServeSettings, ServeSettings(), overrides, environ, "RUNG_")
     return msgspec.structs.replace(rest, door=door)
 
 
-def _section(kind: type[Any], overrides: Mapping[str, Any], environ: Mapping[str, str], prefix: str) -> Any:
+def overlay(
+    kind: type[_Settings], base: _Settings, overrides: Mapping[str, Any], environ: Mapping[str, str], prefix: str
+) -> _Settings:
+    """`base`, then the variables that begin with `prefix`, then the overrides that are not None.
+
+    Raises:
+        ConfigurationError: naming the setting and where its value came from.
+    """
     chosen: dict[str, Any] = {}
-    origin: dict[str, str] = {}
     for field in msgspec.structs.fields(kind):
         variable = prefix + field.name.upper()
-        if field.name in overrides:
-            chosen[field.name], origin[field.name] = overrides[field.name], f"--{field.name.replace('_', '-')}"
-        elif variable in environ:
+        if overrides.get(field.name) is not None:
+            value, origin = overrides[field.name], f"--{field.name.replace('_', '-')}"
+        elif prefix and variable in environ:
             text = environ[variable]
-            chosen[field.name] = text.split(",") if field.name == "pin" else text
-            origin[field.name] = variable
-    for name, value in chosen.items():
+            # Several values are separated by commas.
+            value, origin = text.split(",") if isinstance(field.default, tuple) else text, variable
+        else:
+            continue
         # One by one, so that the message can say which and from where.
         try:
-            msgspec.convert({name: value}, kind, strict=False)
+            chosen[field.name] = getattr(msgspec.convert({field.name: value}, kind, strict=False), field.name)
         except msgspec.ValidationError as error:
-            raise ConfigurationError(f"{origin[name]}={value!r} is not a valid setting: {error}") from None
-    return msgspec.convert(chosen, kind, strict=False)
+            raise ConfigurationError(f"{origin}={value!r} is not a valid setting: {error}") from None
+    return msgspec.structs.replace(base, **chosen)

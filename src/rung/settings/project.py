@@ -1,0 +1,146 @@
+"""The sections of a project's `rung.toml`. The file beats the defaults, the environment the file, a flag all.
+
+The reference page is made from these classes: the string below a field is its documentation.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from rung.settings.replica import ServeSettings
+
+__all__ = [
+    "ControlSettings",
+    "ModelSettings",
+    "ProjectSection",
+    "ProjectSettings",
+    "ReleaseSection",
+    "ReplicaCount",
+    "RetrainSection",
+    "ServeSection",
+    "WorkerSettings",
+]
+
+_Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+_AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+_Seconds = Annotated[float, msgspec.Meta(gt=0)]
+_Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
+
+
+class ProjectSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[project]`: what the project is called, and where its things lie. Paths are relative to its folder."""
+
+    name: str = ""
+    """What the project is called; empty means as its folder."""
+    store: str = "sqlite:.rung/rung.db"
+    """Database of jobs and schedules, by URL: `sqlite:PATH` or `postgresql://...`."""
+    repository: str = ".rung/repository"
+    """Where models and releases lie: a folder or `s3://bucket/prefix`."""
+    queue: Literal["sql"] = "sql"
+    """What carries jobs: `sql` is the job table in `store`."""
+    cache: str = "memory"
+    """Where answers are cached for models that ask for it: `memory`, or `redis://...` to share them."""
+    engine: Literal["local"] = "local"
+    """Where training and scoring run: `local` is this machine."""
+
+
+class ReplicaCount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`replicas = { min = 1, max = 4 }`: how many replicas may answer for a model."""
+
+    min: _AtLeastOne = 1
+    """Replicas that always run. Every replica holds every model, so the largest `min` of a project counts."""
+    max: _Count = 0
+    """Most replicas; 0 means `min`."""
+    schedule: tuple[str, ...] = ()
+    """Times at which more are wanted."""
+
+
+class ServeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[models.NAME.serve]`: how a model answers."""
+
+    objective_ms: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """Latency to hold, in milliseconds; 0 means that of `[serve]`."""
+    replicas: ReplicaCount = ReplicaCount()
+    cache: str = ""
+    """Memory for cached answers, such as `64MiB`; empty: none are cached."""
+    log: str = ""
+    """What the prediction log keeps of each request; empty: as `[serve]` says."""
+
+
+class ReleaseSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[models.NAME.release]`: how a new version gets its users."""
+
+    ladder: tuple[_Percent, ...] = (0.0, 1.0, 5.0, 25.0, 50.0, 100.0)
+    """Percent of the units at each stage of a rollout; 0 answers copies only."""
+    guard: tuple[str | dict[str, Any], ...] = ()
+    """Rules that a candidate must not break, each a name or a table."""
+    unit: str = "header:rung-unit"
+    """What a unit is: `header:NAME`, `cookie:NAME`, `json:FIELD` or `address`."""
+
+
+class RetrainSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[models.NAME.retrain]`: when a model is trained anew."""
+
+    on: tuple[str, ...] = ()
+    """What starts it: `drift`, `labels:COUNT`, `cron:EXPRESSION`."""
+    budget: str = ""
+    """Most runs in a time, such as `4/month`; empty: no limit."""
+
+
+class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[models.NAME]`: one model of the project."""
+
+    task: str = ""
+    """`classification`, `segmentation` and so on: picks the output step."""
+    train: str = ""
+    """Function that trains it, as `module:function`."""
+    data: str = ""
+    """Function that gives its samples, as `module:function`."""
+    metric: str = ""
+    """Name of the figure that says how good it is."""
+    serve: ServeSection = ServeSection()
+    release: ReleaseSection = ReleaseSection()
+    retrain: RetrainSection = RetrainSection()
+
+
+class ControlSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[control]`: the control plane."""
+
+    host: str = ""
+    """Address of the control API; empty: as that of the data door."""
+    port: _Port = 8080
+    """Port of the control API; 0 lets the kernel choose."""
+    keys: tuple[Annotated[str, msgspec.Meta(min_length=16)], ...] = ()
+    """Keys that may use the control API, each at least 16 characters; better given as RUNG_CONTROL_KEY.
+    Without one only this machine can reach it."""
+    threads: _AtLeastOne = 8
+    """Calls of the control API worked on at once."""
+    tick_seconds: _Seconds = 1.0
+    """How often the control plane looks at what there is and acts."""
+
+
+class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[workers]`: who does jobs."""
+
+    count: _Count = 1
+    """Worker processes."""
+    jobs: _AtLeastOne = 2
+    """Jobs at once in one worker."""
+    poll_seconds: _Seconds = 1.0
+    """How often an idle worker looks for a job."""
+
+
+class ProjectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A whole `rung.toml`."""
+
+    project: ProjectSection = ProjectSection()
+    serve: ServeSettings = ServeSettings()
+    control: ControlSettings = ControlSettings()
+    workers: WorkerSettings = WorkerSettings()
+    models: dict[str, ModelSettings] = {}
+
+    @property
+    def replicas(self) -> int:
+        """Replicas that always run."""
+        return max((model.serve.replicas.min for model in self.models.values()), default=1)

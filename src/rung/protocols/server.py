@@ -27,7 +27,7 @@ _OTHER_FILES = 512
 
 
 class HttpServer:
-    """One listening socket and its connections.
+    """Listening sockets and their connections.
 
     Guarantees:
         1. Every request that was read whole gets one reply, unless its caller leaves.
@@ -52,12 +52,15 @@ class HttpServer:
         self._openings: dict[Any, bytes] = {}
         self._date = b""
         self.access_log = access_log
-        self._listener: asyncio.Server | None = None
+        self._listeners: list[asyncio.Server] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._log = structlog.get_logger("rung.door")
 
-    async def open(self, host: str, port: int) -> int:
-        """Listen; return the port, which the kernel chose if `port` is 0.
+    async def open(self, host: str, port: int, *, reuse_port: bool = False) -> int:
+        """Listen; return the port, which the kernel chose if `port` is 0. May be called for several addresses.
+
+        With `reuse_port` other processes of the same user may listen beside us; the kernel gives each connection to
+        one of them.
 
         Raises:
             ConfigurationError: the address or port cannot be had.
@@ -65,11 +68,12 @@ class HttpServer:
         loop = asyncio.get_running_loop()
         _allow_files(self.settings.max_connections + _OTHER_FILES)
         try:
-            self._listener = await loop.create_server(
+            listener = await loop.create_server(
                 lambda: Connection(self),  # type: ignore[arg-type, return-value]
                 host,
                 port,
                 backlog=1024,
+                reuse_port=reuse_port,
                 start_serving=True,
             )
         except (OSError, UnicodeError) as error:
@@ -77,8 +81,10 @@ class HttpServer:
             raise ConfigurationError(
                 f"cannot listen on {host}:{port}: {reason}; choose another with --port (0 picks a free one) or --host"
             ) from None
-        self._sweep()
-        bound: socket.socket = self._listener.sockets[0]
+        if not self._listeners:
+            self._sweep()
+        self._listeners.append(listener)
+        bound: socket.socket = listener.sockets[0]
         return int(bound.getsockname()[1])
 
     @property
@@ -90,10 +96,11 @@ class HttpServer:
         """Stop taking connections, answer what is owed, close. Within `drain_seconds`."""
         self.draining = True
         self._openings.clear()
-        if self._listener is not None:
+        if self._listeners:
             # One turn of the loop first: connections that the kernel has completed are ours to answer.
             await asyncio.sleep(0)
-            self._listener.close()
+        for listener in self._listeners:
+            listener.close()
         deadline = monotonic() + self.settings.drain_seconds
         for connection in self._connections:
             connection.hasten()

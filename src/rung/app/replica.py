@@ -14,6 +14,7 @@ import structlog
 
 from rung import __version__
 from rung.domain.errors import OperatorError
+from rung.fleet.roles import Setup
 from rung.ports import LoadOptions, Source
 from rung.protocols.batch import Batch
 from rung.protocols.health import Health
@@ -84,21 +85,34 @@ class Replica:
         routes += vertex.routes(routes)
         self.door = HttpServer(routes, settings.door, access_log=settings.access_log)
         self.port = 0
+        self.own_port = 0
+        """Where this replica alone answers, on the loopback address; 0 where it has no others beside it."""
 
-    async def open(self) -> None:
-        """Listen, then load.
+    async def open(self, setup: Setup | None = None) -> None:
+        """Listen, then load. A replica of a project has a `setup`: it may be without models, and share its port.
 
         Raises:
             ConfigurationError: the port cannot be had.
             OperatorError: not one model could be loaded; the message gives each reason.
         """
-        self.port = await self.door.open(self.settings.host, self.settings.port)
+        if setup is not None:
+            self.own_port = await self.door.open("127.0.0.1", 0)
+        if setup is None or not setup.late:
+            await self._listen(setup)
         await self.manager.open()
+        if setup is not None:
+            if setup.late:
+                await self._listen(setup)
+            return
         # None is right where they come one by one over the wire.
         if self._sources and not self.manager.servables():
             problems = self.manager.problems()
             await self.close()
             raise OperatorError("no model could be loaded: " + "; ".join(problems))
+
+    async def _listen(self, setup: Setup | None) -> None:
+        shared = setup is not None and setup.shared
+        self.port = await self.door.open(self.settings.host, self.settings.port, reuse_port=shared)
 
     async def close(self) -> None:
         """Say not ready, answer what is owed, unload."""
@@ -135,20 +149,25 @@ def may_control(settings: ServeSettings) -> bool:
     return loopback or bool(settings.model_store)
 
 
-def run(sources: Sequence[Source], settings: ServeSettings, announce: Callable[[Replica], None]) -> None:
+def run(
+    sources: Sequence[Source],
+    settings: ServeSettings,
+    announce: Callable[[Replica], None],
+    setup: Setup | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT. `announce` is called once, when everything answers."""
     import uvloop
 
     replica = Replica(sources, settings)
-    uvloop.run(_serve(replica, announce))
+    uvloop.run(_serve(replica, announce, setup))
 
 
-async def _serve(replica: Replica, announce: Callable[[Replica], None]) -> None:
+async def _serve(replica: Replica, announce: Callable[[Replica], None], setup: Setup | None) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    opening = loop.create_task(replica.open())
+    opening = loop.create_task(replica.open(setup))
     stopping = loop.create_task(stop.wait())
     await asyncio.wait({opening, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not stop.is_set():

@@ -3,6 +3,8 @@
     RungError
     ├── ClientError             the caller has to change the request
     │   ├── InvalidInput        a field of it is wrong; `field` names it
+    │   ├── Unauthenticated     it does not say who calls, or not truly
+    │   ├── Forbidden           not for this caller
     │   ├── NotFound            no such model, version or path
     │   ├── TooLarge            over a stated limit
     │   ├── UnsupportedMedia    a content type or encoding nobody here reads
@@ -18,7 +20,8 @@
     └── OperatorError           whoever runs rung has to change something
         ├── ConfigurationError  a setting, flag or project file
         ├── BundleError         a model version that may not be served, with the reason
-        └── MissingDependency   an optional extra that is not installed
+        ├── MissingDependency   an optional extra that is not installed
+        └── StorageFull         no room on the disk; nothing was written
 
 Messages are whole sentences for a person. Numbers of a protocol (HTTP, gRPC) are not known here:
 `rung.protocols.status` maps these classes to them.
@@ -31,6 +34,7 @@ __all__ = [
     "ConfigurationError",
     "Conflict",
     "DeadlineExceeded",
+    "Forbidden",
     "InvalidInput",
     "MissingDependency",
     "ModelError",
@@ -40,7 +44,9 @@ __all__ = [
     "OperatorError",
     "Overloaded",
     "RungError",
+    "StorageFull",
     "TooLarge",
+    "Unauthenticated",
     "Unsupported",
     "UnsupportedMedia",
     "WorkerDied",
@@ -64,6 +70,14 @@ class InvalidInput(ClientError):
     def __init__(self, message: str = "", *, field: str | None = None) -> None:
         super().__init__(message)
         self.field = field
+
+
+class Unauthenticated(ClientError):
+    """A valid key is needed: send `Authorization: Bearer KEY`."""
+
+
+class Forbidden(ClientError):
+    """This caller may not do this."""
 
 
 class NotFound(ClientError):
@@ -133,3 +147,7 @@ class BundleError(OperatorError):
 
 class MissingDependency(OperatorError):
     """An optional part of rung is not installed."""
+
+
+class StorageFull(OperatorError):
+    """The disk is full; nothing was written."""

@@ -1,0 +1,76 @@
+"""What each process of a project runs: the settings in, one role out."""
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import orjson
+
+from rung.fleet.roles import Ready, Setup, adopt, tell
+from rung.fleet.state import RoleName
+from rung.settings.file import load_project
+from rung.telemetry import configure_logs, say
+
+__all__ = ["run_role"]
+
+_CACHE = Path(".rung/cache")
+
+
+def run_role(role: RoleName, flags: Mapping[str, Mapping[str, Any]], *, as_json: bool = False) -> None:
+    """Run one role of the project in this folder until SIGTERM or SIGINT, below a supervisor or alone.
+
+    Raises:
+        ConfigurationError: the project file or a setting is wrong.
+        OperatorError: the role cannot do its work here.
+    """
+    setup = adopt()
+    if setup is None:
+        setup = Setup(name=role, role=role, settings=load_project(Path(), flags))
+        configure_logs(setup.settings.serve.log_format)
+
+        def announce(ready: Ready) -> None:
+            shown = orjson.dumps({"role": role, "url": ready.url}).decode()
+            say(sys.stdout, shown if as_json else f"{role} works{f' at {ready.url}' if ready.url else ''}")
+    else:
+        configure_logs("json", setup.level)
+        announce = tell
+    _ROLES[role](setup, announce)
+
+
+def _replica(setup: Setup, announce: Callable[[Ready], None]) -> None:
+    from rung.app.replica import Replica, run
+    from rung.catalog.source import RepositorySource
+    from rung.serving.lanes import cores
+    from rung.store.blobs import open_store
+
+    source = RepositorySource(open_store(setup.settings.project.repository), _CACHE)
+    settings = setup.settings.serve
+    # Replicas of one machine share its cores.
+    ours = max(cores() // setup.replicas, 1)
+    settings = msgspec.structs.replace(settings, lanes=settings.lanes or ours, threads=settings.threads or ours)
+
+    def opened(replica: Replica) -> None:
+        announce(Ready(url=f"http://127.0.0.1:{replica.own_port}"))
+
+    run([source], settings, opened, setup)
+
+
+def _control(setup: Setup, announce: Callable[[Ready], None]) -> None:
+    from rung.app.control import run
+
+    run(setup, announce)
+
+
+def _worker(setup: Setup, announce: Callable[[Ready], None]) -> None:
+    from rung.app.worker import run
+
+    run(setup, announce)
+
+
+_ROLES: dict[RoleName, Callable[[Setup, Callable[[Ready], None]], None]] = {
+    "control": _control,
+    "replica": _replica,
+    "worker": _worker,
+}

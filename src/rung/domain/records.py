@@ -81,6 +81,8 @@ class PredictionRecord(msgspec.Struct, array_like=True, tag=1, gc=False):
     """The request body, by policy."""
     media: str = ""
     """Content type of the body."""
+    digest: str = ""
+    """The version's bytes: the first 16 hexadecimal digits of their identity."""
 
 
 class ShadowRecord(msgspec.Struct, array_like=True, tag=2, gc=False):

@@ -12,6 +12,7 @@ import msgspec
 
 from rung.domain.models import AspiredVersion, Manifest, VersionStatus
 from rung.domain.predictions import Answer, Call, Payload, Request, Response, Statistics
+from rung.domain.releases import Release
 from rung.domain.tensors import Signature, Tensors
 
 __all__ = [
@@ -232,6 +233,10 @@ class Source(Protocol):
 
     def poll(self) -> list[AspiredVersion]:
         """The whole list of versions there are."""
+        ...
+
+    def releases(self) -> list[Release]:
+        """The release in force of each model of the last `poll` that has one."""
         ...
 
     def fetch(self, version: AspiredVersion) -> "Fetched":

@@ -16,7 +16,7 @@ from rung.ports import Predictor
 from rung.serving.recorder import Recorder
 from rung.serving.ticket import Ticket
 
-__all__ = ["Coalescer", "Flights", "Held", "fingerprint"]
+__all__ = ["Coalescer", "Flights", "Held", "fingerprint", "freeze"]
 
 
 def fingerprint(request: Request) -> bytes:
@@ -120,7 +120,7 @@ class Flights:
             self._forget(key, flight)
         waiting = [ticket for ticket in flight.waiting if not ticket.settled]
         if response is not None and len(waiting) > 1:
-            _freeze(response.outputs)
+            freeze(response.outputs)
         # The computation counted one of them, unless no call of the model gave the answer (`batch` 0).
         counted = 0 if response is not None and not response.batch else 1
         self._count(waiting[counted:], error)
@@ -175,7 +175,8 @@ class Coalescer:
         return self._flights.joined
 
 
-def _freeze(outputs: Tensors) -> None:
+def freeze(outputs: Tensors) -> None:
+    """Make arrays read-only, here and now."""
     array: Array
     for array in outputs.values():
         array.flags.writeable = False

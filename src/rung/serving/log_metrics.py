@@ -5,7 +5,7 @@ Histograms by arm carry exemplars in the OpenMetrics format: a prediction id per
 
 from collections.abc import Iterator
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rung.serving.log import Logged, PredictionLog
 from rung.serving.recorder import BOUNDS
@@ -70,7 +70,10 @@ def _arms(logged: list[Logged]) -> Iterator["Metric"]:
             requests.add_metric(labels, arm.requests)
             for (error, blame), count in sorted(arm.errors.items()):
                 errors.add_metric([*labels, error, blame], count)
-            exemplars = [found and Exemplar({"prediction_id": found[1]}, found[0], found[2]) for found in arm.exemplars]
-            buckets = list(zip(bounds, accumulate(arm.histogram.counts), exemplars, strict=True))
+            buckets: list[Any] = list(zip(bounds, accumulate(arm.histogram.counts), strict=True))
+            for at, found in enumerate(arm.exemplars):
+                if found is not None:
+                    seconds, identity, when = found
+                    buckets[at] = (*buckets[at], Exemplar({"prediction_id": identity}, seconds, when))
             times.add_metric(labels, buckets, arm.histogram.sum)
     yield from (requests, errors, times)

@@ -14,7 +14,19 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-__all__ = ["ENDED", "MOST_TRIES", "STATES", "Handler", "Job", "Line", "NewJob", "State", "backoff", "share"]
+__all__ = [
+    "ENDED",
+    "LONGEST_BACKOFF",
+    "MOST_TRIES",
+    "STATES",
+    "Handler",
+    "Job",
+    "Line",
+    "NewJob",
+    "State",
+    "backoff",
+    "share",
+]
 
 State = Literal["waiting", "scheduled", "ready", "leased", "done", "dead", "cancelled"]
 STATES: tuple[State, ...] = get_args(State)
@@ -24,7 +36,8 @@ ENDED: tuple[State, ...] = ("done", "dead", "cancelled")
 MOST_TRIES = 5
 """Default number of tries before a job counts as poison."""
 
-_LONGEST_BACKOFF = 600.0
+LONGEST_BACKOFF = 600.0
+"""Seconds between two tries, at most."""
 
 
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,7 +137,7 @@ def backoff(attempts: int, base: float, jitter: float) -> float:
     `jitter` in [0, 1) takes off up to half of it, so that jobs that failed together do not come back together.
     """
     # The exponent is bounded before the power is taken: 2.0 ** 1100 overflows.
-    wait = min(base * 2.0 ** min(max(attempts - 1, 0), 60), _LONGEST_BACKOFF)
+    wait = min(base * 2.0 ** min(max(attempts - 1, 0), 60), LONGEST_BACKOFF)
     return wait * (1.0 - 0.5 * jitter)
 
 
@@ -132,7 +145,7 @@ def share(lines: Iterable[Line], running: Mapping[str, int], room: Mapping[str, 
     """How many of the next `count` starts each line gets, as if every line were long enough.
 
     Higher priority first. Among lines of one priority, each start goes to the owner with the fewest running jobs,
-    these included; owners who are equal take turns in the order of `lines`. `room` says how many more jobs of a
+    these included; lines that are equal take turns in the order of `lines`. `room` says how many more jobs of a
     kind may start (absent: any number).
     """
     levels: dict[int, list[Line]] = {}
@@ -142,6 +155,7 @@ def share(lines: Iterable[Line], running: Mapping[str, int], room: Mapping[str, 
     busy, free = dict(running), dict(room)
     for priority in sorted(levels, reverse=True):
         turns = [(busy.get(line.owner, 0), place, line) for place, line in enumerate(levels[priority])]
+        last = len(turns)
         heapify(turns)
         while turns and count:
             load, place, line = heappop(turns)
@@ -151,6 +165,7 @@ def share(lines: Iterable[Line], running: Mapping[str, int], room: Mapping[str, 
             if now == load:
                 given[line] = given.get(line, 0) + 1
                 busy[line.owner] = now = now + 1
+                place = last = last + 1
                 count -= 1
                 if line.kind in free:
                     free[line.kind] -= 1

@@ -1,0 +1,140 @@
+"""How a job gets into the table."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, text, tuple_
+
+from rung.domain.errors import InvalidInput, NotFound, TooLarge
+from rung.domain.jobs import NewJob, State
+from rung.jobs.chains import hold_keys, open_parents, start_next
+from rung.jobs.tables import JOBS, LINKS, encode
+
+__all__ = ["add"]
+
+_LONGEST_NAME = 200
+_LARGEST = 4 << 20
+_FURTHEST_PRIORITY = 1_000_000
+_CHUNK = 500  # identities in one statement: SQLite takes 32,766 parameters
+
+_Identity = tuple[str, str, str]
+
+
+def add(connection: Connection, jobs: Sequence[NewJob], now: float) -> list[int]:
+    """Write these jobs and return their ids; those that are there already by their idempotency key get that one's.
+
+    Raises:
+        InvalidInput, TooLarge, NotFound: as `JobStore.submit`; nothing was written.
+    """
+    rows = [_row(job, now) for job in jobs]
+    identities = [_identity(job) for job in jobs]
+    hold_keys(connection, [job.key for job in jobs] + ["\n".join(identity) for identity in identities if identity])
+    known = _known(connection, {identity for identity in identities if identity})
+    fresh: list[int] = []
+    for place, identity in enumerate(identities):
+        if not identity or identity not in known:
+            fresh.append(place)
+            if identity:
+                known[identity] = -1  # the same job again further down this list
+    ids = dict(zip(fresh, _numbers(connection, len(fresh)), strict=True))
+    parents = open_parents(connection, [parent for place in fresh for parent in jobs[place].after])
+    for place, id in ids.items():
+        rows[place]["id"] = id
+        _wait(rows[place], jobs[place].after, parents, now)
+        if identity := identities[place]:
+            known[identity] = id
+    if fresh:
+        connection.execute(insert(JOBS), [rows[place] for place in fresh])
+    links = [{"parent": parent, "child": ids[place]} for place in fresh for parent in set(jobs[place].after)]
+    if links:
+        connection.execute(insert(LINKS), links)
+    start_next(connection, [], now, keys=[jobs[place].key for place in fresh])
+    return [known[identity] if identity else ids[place] for place, identity in enumerate(identities)]
+
+
+def _row(job: NewJob, now: float) -> dict[str, Any]:
+    for field in ("kind", "key", "owner", "idempotency_key"):
+        _check_name(field, getattr(job, field))
+    if not job.kind:
+        raise InvalidInput("a job needs a kind", field="kind")
+    if abs(job.priority) > _FURTHEST_PRIORITY:
+        raise InvalidInput(f"priority {job.priority} is beyond {_FURTHEST_PRIORITY:,}", field="priority")
+    if job.max_attempts < 1:
+        raise InvalidInput(f"max_attempts is {job.max_attempts}; a job needs one try at least", field="max_attempts")
+    for field in ("run_at", "backoff", "timeout"):
+        if not 0 <= getattr(job, field) < 1e12:
+            raise InvalidInput(f"{field} is {getattr(job, field)}; use seconds from 0", field=field)
+    try:
+        arguments = encode(job.arguments)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"arguments of a job have to be plain JSON values: {error}", field="arguments") from None
+    if len(arguments) > _LARGEST:
+        raise TooLarge(f"arguments of {len(arguments):,} bytes: put them into the store, and their key into the job")
+    return {
+        "kind": job.kind,
+        "state": "waiting" if job.key else "scheduled" if job.run_at > now else "ready",
+        "arguments": arguments,
+        "rank": -job.priority,
+        "key": job.key or None,
+        "owner": job.owner,
+        "idempotency_key": job.idempotency_key or None,
+        "after": encode(job.after) if job.after else None,
+        "pending": 0,
+        "cancelled_by": None,
+        "run_at": job.run_at or now,
+        "attempts": 0,
+        "max_attempts": job.max_attempts,
+        "backoff": job.backoff,
+        "timeout": job.timeout,
+        "token": 0,
+        "progress": 0.0,
+        "error": None,
+        "created": now,
+        "finished": None,
+    }
+
+
+def _check_name(field: str, name: str) -> None:
+    if len(name) > _LONGEST_NAME or not name.isprintable():
+        raise InvalidInput(f"{field} {name!r:.80} has to be at most {_LONGEST_NAME} printable characters", field=field)
+
+
+def _identity(job: NewJob) -> _Identity | None:
+    return (job.kind, job.owner, job.idempotency_key) if job.idempotency_key else None
+
+
+def _known(connection: Connection, identities: Iterable[_Identity]) -> dict[_Identity, int]:
+    wanted = sorted(identities)
+    known: dict[_Identity, int] = {}
+    columns = (JOBS.c.kind, JOBS.c.owner, JOBS.c.idempotency_key)
+    for start in range(0, len(wanted), _CHUNK):
+        query = select(*columns, JOBS.c.id).where(tuple_(*columns).in_(wanted[start : start + _CHUNK]))
+        # Without this SQLite does not see that the index, which leaves out NULLs, has every row that is asked for.
+        for row in connection.execute(query.where(JOBS.c.idempotency_key.is_not(None))):
+            known[(row.kind, row.owner, row.idempotency_key)] = row.id
+    return known
+
+
+def _numbers(connection: Connection, count: int) -> Iterable[int]:
+    if not count:
+        return ()
+    if connection.dialect.name == "sqlite":
+        # Nobody else writes meanwhile; AUTOINCREMENT keeps the last number, so that none is given twice.
+        last = connection.execute(text("SELECT seq FROM sqlite_sequence WHERE name = 'rung_jobs'")).scalar() or 0
+        return range(last + 1, last + 1 + count)
+    numbers = text("SELECT nextval('rung_jobs_id_seq') FROM generate_series(1, :count)")
+    return sorted(number for (number,) in connection.execute(numbers, {"count": count}))
+
+
+def _wait(row: dict[str, Any], after: Sequence[int], parents: Mapping[int, State], now: float) -> None:
+    for parent in after:
+        if parent not in parents:
+            raise NotFound(f"there is no job {parent} that this one could wait for")
+    waits = {parent for parent in after if parents[parent] != "done"}
+    lost = sorted(parent for parent in waits if parents[parent] in ("dead", "cancelled"))
+    row["pending"] = len(waits)
+    if lost:
+        reason = f"it waited for job {lost[0]}, which is {parents[lost[0]]}"
+        row |= {"state": "cancelled", "finished": now, "cancelled_by": lost[0], "error": reason}
+    elif waits:
+        row["state"] = "waiting"

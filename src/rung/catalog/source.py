@@ -16,9 +16,11 @@ import structlog
 
 from rung.catalog import bundles
 from rung.catalog.artifacts import companions, pickle_in, recognise, refuse_pickle
+from rung.catalog.ledger import ReleaseFollower
 from rung.domain.errors import BundleError, ConfigurationError, InvalidInput, NotFound, RungError
 from rung.domain.models import AspiredVersion, Manifest
 from rung.domain.names import check_name, check_version, name_from
+from rung.domain.releases import Release
 from rung.domain.tensors import Signature
 from rung.plugins import RUNTIMES
 from rung.ports import Blob, BlobStore, Fetched, Source
@@ -63,6 +65,9 @@ class RepositorySource:
         self._clock = clock
         self._digests: dict[str, tuple[str, str]] = {}
         """Key of a manifest -> its tag, and the sha256 of its bytes."""
+        self._follower = ReleaseFollower(store)
+        self._names: set[str] = set()
+        """Models at the last poll."""
         self._seen: dict[tuple[str, int], str] = {}
         """Fingerprint of a foreign folder at the last poll."""
         self._settled: dict[tuple[str, int], str] = {}
@@ -84,7 +89,12 @@ class RepositorySource:
             if digest is not None:
                 aspired.append(AspiredVersion(folder.name, folder.version, digest))
         self._forget(folders)
+        self._names = {version.name for version in aspired}
         return aspired
+
+    def releases(self) -> list[Release]:
+        """The last link of each model's chain. Raises `BundleError` for a ledger that cannot be read."""
+        return self._follower.poll(self._names)
 
     def _digest(self, manifest: Blob) -> str | None:
         tag, digest = self._digests.get(manifest.key, ("", ""))
@@ -162,6 +172,10 @@ class FolderSource:
             return []
         return [AspiredVersion(self._name, self._version, hashlib.sha256(data).hexdigest())]
 
+    def releases(self) -> list[Release]:
+        """None: only a repository has releases."""
+        return []
+
     def fetch(self, version: AspiredVersion) -> Fetched:
         """The files where they lie, verified."""
         try:
@@ -198,6 +212,10 @@ class FileSource:
             self._settled = fingerprint
         self._seen = fingerprint
         return [AspiredVersion(self._name, 1, self._settled)]
+
+    def releases(self) -> list[Release]:
+        """None: only a repository has releases."""
+        return []
 
     def _fingerprint(self) -> str:
         files = self._files()

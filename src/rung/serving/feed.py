@@ -6,6 +6,7 @@ from time import monotonic
 import structlog
 
 from rung.domain.models import AspiredVersion
+from rung.domain.releases import Release
 from rung.ports import Source
 
 __all__ = ["Feed"]
@@ -29,6 +30,7 @@ class Feed:
         self._said: list[AspiredVersion] | None = None
         self._empty_since: float | None = None
         self._trouble = ""
+        self._released: list[Release] = []
 
     def read(self) -> list[AspiredVersion]:
         """The whole list of versions. Blocks. Raises what the source raises while it was never read."""
@@ -53,3 +55,15 @@ class Feed:
         if self._empty_since is None or now - self._empty_since >= self._grace:
             self._said, self._empty_since = found, None
         return self._said or []
+
+    def releases(self) -> list[Release]:
+        """The last known release of each of the source's models. Blocks. What cannot be read stays as it was."""
+        try:
+            self._released = self.source.releases()
+        except Exception as error:  # noqa: BLE001 - a ledger that cannot be read moves nobody
+            if str(error) != self._trouble:
+                self._trouble = str(error)
+                _log.warning(
+                    "the releases cannot be read; the last known stay", action="poll_failed", reason=str(error)
+                )
+        return self._released

@@ -6,7 +6,7 @@ Loading and unloading run in threads; the tables change on the event loop only, 
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from math import inf
@@ -19,6 +19,8 @@ import structlog
 from rung.domain.errors import BundleError, ConfigurationError, NotFound, NotReady, RungError
 from rung.domain.models import AspiredVersion, VersionState, VersionStatus
 from rung.domain.predictions import Call, Statistics
+from rung.domain.records import ShadowRecord
+from rung.domain.releases import Release
 from rung.ports import LoadOptions, Source
 from rung.serving.background import in_background
 from rung.serving.batcher import Batcher
@@ -28,7 +30,10 @@ from rung.serving.graphs import GraphPredictor
 from rung.serving.lanes import Lanes
 from rung.serving.loader import Loaded, load
 from rung.serving.policies import Entry, Load, Policy, plan
-from rung.serving.servable import Servable
+from rung.serving.record import Record
+from rung.serving.servable import Servable, Wrap
+from rung.serving.split import Split
+from rung.serving.table import Table
 
 __all__ = ["Manager", "ManagerOptions"]
 
@@ -51,23 +56,16 @@ class ManagerOptions(msgspec.Struct, frozen=True):
     max_wait: float = 5.0
     coalesce: bool = False
     poll_seconds: float = 0.5
+    forcing: bool = False
+    """Whether a request may pick its arm by the header `rung-arm`."""
+    cache: Wrap | None = None
+    """Puts a cache round what computes; None where nothing is remembered."""
+    log: Wrap | None = None
+    """Puts the prediction log round everything; None where answers are not logged."""
+    report: Callable[[ShadowRecord], object] | None = None
+    """Takes what comparing a candidate's answers with the live ones found."""
     empty_seconds: float = 5.0
     """How long a source that offered versions has to offer none until they are unloaded."""
-
-
-class _Record:
-    """What this process knows of one version."""
-
-    def __init__(self, version: AspiredVersion) -> None:
-        self.version = version
-        self.state = VersionState.START
-        self.reason = ""
-        self.failures = 0
-        self.forgiven_at = inf
-        """When its failures are forgotten: they may not have been its own."""
-        self.loading: asyncio.Task[None] | None = None
-        self.servable: Servable | None = None
-        self.lanes: Lanes | None = None
 
 
 class Manager:
@@ -76,10 +74,10 @@ class Manager:
     def __init__(self, sources: list[Source], options: ManagerOptions) -> None:
         self._feeds = [Feed(source, options.empty_seconds) for source in sources]
         self._options = options
-        self._records: dict[AspiredVersion, _Record] = {}
+        self._records: dict[AspiredVersion, Record] = {}
         self._origin: dict[AspiredVersion, Source] = {}
-        self._latest: dict[str, Servable] = {}
-        self._exact: dict[tuple[str, int], Servable] = {}
+        self.table = Table(splitting=options.log is not None, forcing=options.forcing, report=options.report)
+        self._releases: dict[str, Release] = {}
         self._away: set[str] = set()
         """Models that were unloaded by hand, and stay away although a source offers them."""
         self._offered: set[str] = set()
@@ -128,6 +126,7 @@ class Manager:
             await asyncio.gather(self._watch, return_exceptions=True)
         await asyncio.gather(*self._work, return_exceptions=True)
         await asyncio.gather(*(self._unload(r) for r in self._records.values() if r.servable is not None))
+        self.table.close()
         self._pool.shutdown()
 
     def drain(self) -> None:
@@ -146,6 +145,8 @@ class Manager:
         """Observe, plan, act; one at a time, since a source is no place for two threads."""
         async with self._turning:
             offered = await self._observe()
+            releases = {one.model: one for feed in self._feeds for one in await in_background(feed.releases)}
+        moved, self._releases = releases != self._releases, releases
         self._offered = {version.name for version in offered}
         aspired = [version for version in offered if version.name not in self._away]
         now = monotonic()
@@ -153,10 +154,14 @@ class Manager:
             if known.forgiven_at <= now:
                 known.failures, known.forgiven_at = 0, inf
         entries = [Entry(r.version, r.state, r.failures) for r in self._records.values()]
-        for action in plan(aspired, entries, self._options.policy):
+        released = {name: release.versions for name, release in releases.items()}
+        if moved:
+            # Before anything is loaded or unloaded: taking a version back must not wait for that.
+            self._publish()
+        for action in plan(aspired, entries, self._options.policy, released):
             record = self._records.get(action.version)
             if record is None:
-                record = self._records[action.version] = _Record(action.version)
+                record = self._records[action.version] = Record(action.version)
             if isinstance(action, Load):
                 record.state, record.reason = VersionState.LOADING, ""
                 record.loading = self._spawn(self._load(record))
@@ -194,7 +199,7 @@ class Manager:
             del self._records[version]
             self._origin.pop(version, None)
 
-    async def _load(self, record: _Record) -> None:
+    async def _load(self, record: Record) -> None:
         version = record.version
         try:
             async with self._loads:
@@ -222,13 +227,13 @@ class Manager:
             raise NotReady("the server is going away")
         return loaded
 
-    def _adopt(self, record: _Record, loaded: Loaded) -> None:
+    def _adopt(self, record: Record, loaded: Loaded) -> None:
         version, options, model = record.version, self._options, loaded.model
         record.state, record.reason = VersionState.AVAILABLE, ""
         if model is None:
             assert loaded.manifest.graph is not None
             graph = GraphPredictor(version.name, version.version, loaded.manifest.graph, self.find)
-            record.servable = Servable(loaded.manifest, version.digest, None, graph, loaded.pipeline, self._pool)
+            self._finish(record, Servable(loaded.manifest, version.digest, None, graph, loaded.pipeline, self._pool))
             return
         lanes = Lanes(model.lanes or options.lanes, f"rung-{version.name}-{version.version}")
         # A spread call that is hardly faster than a narrow one only takes cores from others.
@@ -242,11 +247,18 @@ class Manager:
         servable = Servable(loaded.manifest, version.digest, model, batcher, loaded.pipeline, self._pool)
         # Where a call costs less than a thread hop, it costs less than the comparison too.
         if options.coalesce and not batcher.inline:
-            servable.coalescer = Coalescer(batcher)
-            servable.predict = servable.coalescer
+            servable.coalescer = Coalescer(batcher, batcher)
+            servable.base = servable.coalescer
+        if options.cache is not None:
+            servable.base = options.cache(servable, servable.base)
+        self._finish(record, servable)
+
+    def _finish(self, record: Record, servable: Servable) -> None:
+        servable.log = self._options.log
+        servable.compose()
         record.servable = servable
 
-    def _failed(self, record: _Record, reason: str, *, own: bool = True) -> None:
+    def _failed(self, record: Record, reason: str, *, own: bool = True) -> None:
         record.state, record.reason = VersionState.END, reason
         record.failures += 1
         # Not where trying again would take the version that answers off the stage each time.
@@ -260,7 +272,7 @@ class Manager:
             reason=reason,
         )
 
-    async def _unload(self, record: _Record) -> None:
+    async def _unload(self, record: Record) -> None:
         servable, lanes = record.servable, record.lanes
         if servable is None:
             return
@@ -288,13 +300,7 @@ class Manager:
 
     def _publish(self) -> None:
         """Make the look-up tables say what is available now."""
-        exact: dict[tuple[str, int], Servable] = {}
-        latest: dict[str, Servable] = {}
-        for version in sorted(self._records, key=lambda one: (one.name, one.version)):
-            record = self._records[version]
-            if record.state is VersionState.AVAILABLE and record.servable is not None:
-                exact[version.name, version.version] = latest[version.name] = record.servable
-        self._exact, self._latest = exact, latest
+        self.table.publish(self._records.values(), self._releases, self._options.policy.retries)
 
     # --- for `control` ----------------------------------------------------------------------
 
@@ -336,7 +342,7 @@ class Manager:
         await self._turn()
         await self._settle(name, (VersionState.START, VersionState.LOADING, *_THERE))
 
-    def _of(self, name: str) -> list[_Record]:
+    def _of(self, name: str) -> list[Record]:
         return [record for record in self._records.values() if record.version.name == name]
 
     async def _settle(self, name: str, moving: tuple[VersionState, ...]) -> None:
@@ -348,10 +354,12 @@ class Manager:
 
     def find(self, name: str, version: int | None = None, call: Call | None = None) -> Servable:
         """The version that answers."""
-        servable = self._latest.get(name) if version is None else self._exact.get((name, version))
-        if servable is None:
+        found = self.table.answering.get(name) if version is None else self.table.exact.get((name, version))
+        if type(found) is Split:
+            return found.choose(call)
+        if found is None:
             self._refuse(name, version)
-        return servable
+        return found  # type: ignore[return-value]  # no Split, by its type: cheaper than isinstance
 
     def _refuse(self, name: str, version: int | None) -> NoReturn:
         records = [r for r in self._records.values() if r.version.name == name and version in (None, r.version.version)]
@@ -364,13 +372,13 @@ class Manager:
             raise NotFound(f"model {name!r} was unloaded; POST /v2/repository/models/{name}/load brings it back")
         if version is None and name in self._owed:
             raise NotReady(f"model {name!r} is between two versions")
-        if version is not None and name in self._latest:
+        if version is not None and name in self.table.answering:
             raise NotFound(f"model {name!r} has no version {version} here; there are {self.versions(name)}")
-        raise NotFound(f"unknown model {name!r}; there are {sorted(self._latest) or 'none'}")
+        raise NotFound(f"unknown model {name!r}; there are {sorted(self.table.answering) or 'none'}")
 
     def versions(self, name: str) -> list[int]:
         """Versions that can answer."""
-        found = sorted(version for model, version in self._exact if model == name)
+        found = sorted(version for model, version in self.table.exact if model == name)
         if not found:
             self._refuse(name, None)
         return found
@@ -391,13 +399,13 @@ class Manager:
             self.find(name, version)
         return [
             servable.batcher.recorder.read()
-            for (model, number), servable in sorted(self._exact.items())
+            for (model, number), servable in sorted(self.table.exact.items())
             if name in (None, model) and version in (None, number)
         ]
 
     def servables(self) -> list[Servable]:
         """Everything that can answer, for the metrics."""
-        return [self._exact[key] for key in sorted(self._exact)]
+        return [self.table.exact[key] for key in sorted(self.table.exact)]
 
     def ready(self) -> bool:
         """Whether every model answers that should."""
@@ -412,7 +420,7 @@ class Manager:
         # None is right where they are all unloaded, or come one by one over the wire.
         if not self._owed and self._feeds and not self._away:
             return ["no model was found"]
-        return [f"{name}: {self._reason(name)}" for name in sorted(self._owed - self._latest.keys())]
+        return [f"{name}: {self._reason(name)}" for name in sorted(self._owed - self.table.answering.keys())]
 
     def _reason(self, name: str) -> str:
         reasons = [r.reason or r.state.name.lower() for r in self._records.values() if r.version.name == name]

@@ -4,6 +4,7 @@ After TF Serving's aspired-version policies: what is wanted is stated as a whole
 a version that is not in it is to be unloaded.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -46,11 +47,17 @@ class Unload(msgspec.Struct, frozen=True):
 
 Action = Load | Unload
 
+_NONE: Mapping[str, tuple[int, ...]] = {}
 _LIVE = (VersionState.START, VersionState.LOADING, VersionState.AVAILABLE)
 
 
-def plan(aspired: list[AspiredVersion], entries: list[Entry], policy: Policy) -> list[Action]:
-    """What to do now, model by model.
+def plan(
+    aspired: list[AspiredVersion],
+    entries: list[Entry],
+    policy: Policy,
+    released: Mapping[str, tuple[int, ...]] = _NONE,
+) -> list[Action]:
+    """What to do now, model by model. `released` has the versions that each model's release needs.
 
     Guarantees:
         1. With `swap = availability` a version that answers is unloaded only when every wanted
@@ -58,15 +65,26 @@ def plan(aspired: list[AspiredVersion], entries: list[Entry], policy: Policy) ->
         2. With `swap = resources` nothing is loaded while a version that is not wanted still holds memory.
         3. A version that failed `retries + 1` times counts as absent until its bytes change, so the
            next best one is wanted instead.
+        4. A model with a release keeps that release's versions, and what `pin` or `keep = all` adds; if none of
+           its versions is there, it is treated as if it had no release, rather than not answering.
     """
     names = sorted({one.name for one in aspired} | {entry.version.name for entry in entries})
     actions: list[Action] = []
     for name in names:
         mine = [entry for entry in entries if entry.version.name == name]
         spent = {entry.version for entry in mine if entry.failures > policy.retries}
-        wanted = _wanted([one for one in aspired if one.name == name and one not in spent], policy)
+        there = [one for one in aspired if one.name == name and one not in spent]
+        wanted = _released(there, policy, released.get(name, ())) or _wanted(there, policy)
         actions += _swap(wanted, mine, policy)
     return actions
+
+
+def _released(aspired: list[AspiredVersion], policy: Policy, versions: tuple[int, ...]) -> list[AspiredVersion]:
+    needed = [one for one in aspired if one.version in versions]
+    if not needed:
+        return []
+    more = [one for one in aspired if one not in needed and (policy.keep == "all" or one.version in policy.pin)]
+    return sorted([*needed, *more], key=lambda one: one.version, reverse=True)
 
 
 def _wanted(aspired: list[AspiredVersion], policy: Policy) -> list[AspiredVersion]:

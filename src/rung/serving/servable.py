@@ -1,9 +1,10 @@
 """One loaded version: what answers when a door has found it."""
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import Executor
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 from rung.domain.models import Manifest
 from rung.domain.predictions import Answer, Payload, Request, Response
@@ -13,13 +14,36 @@ from rung.serving.coalesce import Coalescer
 from rung.serving.graphs import GraphPredictor
 from rung.transforms.pipeline import Pipeline
 
-__all__ = ["Servable"]
+__all__ = ["Copies", "Servable", "Wrap"]
+
+Wrap = Callable[["Servable", Predictor], Predictor]
+"""Puts something round what answers for a version."""
+
+
+class Copies(Protocol):
+    """Whatever gets a copy of each request."""
+
+    def wrap(self, live: "Servable", inner: Predictor) -> Predictor:
+        """`inner`, with copies."""
+        ...
 
 
 class Servable:
     """`ports.Served`: a model with its batcher and its bundle's transforms."""
 
-    __slots__ = ("_pool", "batcher", "coalescer", "digest", "manifest", "model", "pipeline", "platform", "predict")
+    __slots__ = (
+        "_pool",
+        "base",
+        "batcher",
+        "coalescer",
+        "digest",
+        "log",
+        "manifest",
+        "model",
+        "pipeline",
+        "platform",
+        "predict",
+    )
 
     def __init__(
         self,
@@ -38,9 +62,18 @@ class Servable:
         self.batcher = batcher
         self.pipeline = pipeline
         self.coalescer: Coalescer | None = None
-        self.predict: Predictor = batcher.__call__
-        """The `Predictor`; no frame of ours in between."""
+        self.base: Predictor = batcher.__call__
+        """What computes: the batcher, or what was put round it for good."""
+        self.log: Wrap | None = None
+        """What is put round everything else, where answers are logged."""
+        self.predict: Predictor = self.base
+        """The `Predictor` that doors call; no frame of ours in between where nothing is wanted there."""
         self._pool = pool
+
+    def compose(self, mirror: Copies | None = None) -> None:
+        """Put `predict` together anew: what computes, copies for a shadow, and the log round both."""
+        predict = self.base if mirror is None else mirror.wrap(self, self.base)
+        self.predict = predict if self.log is None else self.log(self, predict)
 
     async def respond(self, payload: Payload, accept: tuple[str, ...]) -> Answer:
         """Run the bundle's transforms round the model.

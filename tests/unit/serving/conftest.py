@@ -42,6 +42,9 @@ class ListedSource:
         self.offered.append(made)
         return self._shelf[made.digest]
 
+    def releases(self):
+        return []
+
     def poll(self):
         if self.error is not None:
             raise self.error

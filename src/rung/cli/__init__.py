@@ -83,6 +83,9 @@ def serve(
     coalesce: Annotated[
         bool | None, typer.Option("--coalesce", help="Compute equal requests in flight once; for deterministic models.")
     ] = None,
+    cache: Annotated[
+        str | None, typer.Option(help="Keep answers: 64MiB, redis://HOST:PORT/0 or both; for deterministic models.")
+    ] = None,
     lanes: Annotated[int | None, typer.Option(help="Model calls at once.  [one per core]")] = None,
     threads: Annotated[int | None, typer.Option(help="Cores that a lone call may use.  [all]")] = None,
     server_name: Annotated[str | None, typer.Option(help="Name in server metadata: rung or triton.")] = None,
@@ -101,6 +104,7 @@ def serve(
         "pin": tuple(pin) if pin else None,
         "swap": swap,
         "coalesce": coalesce,
+        "cache": cache,
         "lanes": lanes,
         "threads": threads,
         "server_name": server_name,

@@ -21,7 +21,7 @@ __all__ = ["Advice", "DuplicateMeter", "Metered"]
 
 _EVERY = 16
 _WHOLE = 4096
-"""Bytes of an array up to which all of it decides whether it is looked at. Token ids end in padding that is all alike."""
+"""Bytes of an array up to which all of it decides: token ids, say, end in padding that is all alike."""
 _REMEMBERED = 4096
 """Distinct requests remembered: 65,536 at one in 16."""
 _SEEN = 2048

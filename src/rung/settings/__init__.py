@@ -1,5 +1,8 @@
 """What can be set: of one replica, and of a project."""
 
+from rung.settings.cache import CachePlace as CachePlace
+from rung.settings.cache import cache_place as cache_place
+from rung.settings.cache import parse_size as parse_size
 from rung.settings.project import ProjectSettings as ProjectSettings
 from rung.settings.replica import DoorSettings as DoorSettings
 from rung.settings.replica import Platform as Platform

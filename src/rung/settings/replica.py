@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from rung.domain.errors import ConfigurationError
+from rung.settings.cache import cache_place
 
 __all__ = ["DoorSettings", "Platform", "ServeSettings", "load", "overlay", "platform"]
 
@@ -64,6 +65,15 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Longest predicted wait at which a request is still let in; 429 beyond it."""
     coalesce: bool = False
     """Compute equal requests in flight once. For models whose answer depends on the input alone."""
+    cache: str = ""
+    """Keep answers: a size (`64MiB`), a URL (`redis://HOST:PORT/DATABASE`, to share them) or both with a
+    comma between. For models whose answer depends on the input alone. Empty: none are kept."""
+    cache_ttl_seconds: _Seconds = 600.0
+    """Longest time for which an answer is given again."""
+    cache_private: bool = False
+    """Give an answer again to the same caller only (`authorization`, `x-api-key`, unit); without one, never."""
+    cache_models: tuple[str, ...] = ()
+    """Models whose answers are kept; empty: all whose call costs more than looking an answer up."""
     lanes: _Count = 0
     """Model calls at once per model; 0 means one per core of this process."""
     threads: _Count = 0
@@ -100,6 +110,9 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     predict_route: str = ""
     """A further path for predictions, such as Vertex AI's AIP_PREDICT_ROUTE."""
     door: DoorSettings = DoorSettings()
+
+    def __post_init__(self) -> None:
+        cache_place(self.cache)
 
 
 class Platform(msgspec.Struct, frozen=True):
@@ -172,6 +185,8 @@ def overlay(
         # One by one, so that the message can say which and from where.
         try:
             chosen[field.name] = getattr(msgspec.convert({field.name: value}, kind, strict=False), field.name)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{origin} is not a valid setting: {error}") from None
         except msgspec.ValidationError as error:
             raise ConfigurationError(f"{origin}={value!r} is not a valid setting: {error}") from None
     return msgspec.structs.replace(base, **chosen)

@@ -16,6 +16,7 @@ There is no burn-in: a dozen failures against none decide, among however few uni
 """
 
 import math
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from rung.domain.errors import InvalidInput
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Numbers = int | NDArray[np.int64]
+    Numbers = float | NDArray[np.float64]
 
 __all__ = ["errors", "log_wealth"]
 
@@ -106,15 +107,25 @@ def log_wealth(baseline: "Numbers", candidate: "Numbers", units: "Numbers", shar
         margin: difference of the rates, from -1 to 1.
     """
     import numpy as np
-    from scipy.special import logsumexp
 
     a, b, n = (np.asarray(one, dtype=float)[..., None] for one in (baseline, candidate, units))
     worst = 1 / (1 - share) + margin
-    # Small ones for rates that differ a little, bold ones for a candidate that has nearly all the failures.
-    part = np.concatenate([np.geomspace(0.01, 0.5, 12), 1 - np.geomspace(0.4, 0.01, 6)])
+    part = _parts()
     bet = part / worst
     wealth = b * np.log1p(bet * (1 / share - margin)) + a * np.log1p(-part) + (n - a - b) * np.log1p(-bet * margin)
-    return logsumexp(wealth, axis=-1) - math.log(len(part))
+    most = wealth.max(axis=-1)
+    return most + np.log(np.exp(wealth - most[..., None]).sum(axis=-1)) - math.log(len(part))
+
+
+@cache
+def _parts() -> Any:
+    """The bets, as parts of the largest that cannot lose more than there is.
+
+    Small ones for rates that differ a little, bold ones for a candidate that has nearly all the failures.
+    """
+    import numpy as np
+
+    return np.concatenate([np.geomspace(0.01, 0.5, 12), 1 - np.geomspace(0.4, 0.01, 6)])
 
 
 def _p(baseline: int, candidate: int, units: int, share: float, margin: float) -> float:

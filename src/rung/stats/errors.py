@@ -135,7 +135,7 @@ def _p(baseline: int, candidate: int, units: int, share: float, margin: float) -
 def _bound(baseline: int, candidate: int, units: int, share: float, alpha: float) -> float:
     """The largest margin that is still rejected: each factor of the wealth falls as the margin grows."""
     low, high = -1.0, 1.0
-    for _ in range(40):
+    for _ in range(24):  # to 1.2e-7
         middle = (low + high) / 2
         rejected = _p(baseline, candidate, units, share, middle) <= alpha
         low, high = (middle, high) if rejected else (low, middle)

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from rung import __version__
+from rung.cli.declared import releases as _releases
+from rung.cli.declared import up as _up
 from rung.domain.errors import ClientError, ConfigurationError, RungError
 
 __all__ = ["app", "main"]
@@ -207,6 +209,10 @@ def delete(
     from rung.cli.models import delete as run
 
     run(name, version, repository, force=force)
+
+
+_releases.add(app)
+_up.add(app)
 
 
 if __name__ == "__main__":

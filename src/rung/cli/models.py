@@ -1,14 +1,13 @@
 """`rung models`: the catalog's functions, with their results written for people or programs."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import orjson
 
 from rung.catalog import models as catalog
 from rung.catalog.graphs import read_graph, register_graph
+from rung.cli.printing import print_json, print_table
 from rung.domain.errors import ConfigurationError, InvalidInput, OperatorError
 from rung.domain.models import Manifest, Transforms
 from rung.domain.names import name_from
@@ -51,7 +50,7 @@ def register(
     else:
         manifest = catalog.register(store, path, name=chosen, **declared)
     if as_json:
-        _print_json(manifest)
+        print_json(manifest)
     else:
         print(f"registered {manifest.name} version {manifest.version} in {repository}")
         if not steps.output:
@@ -82,7 +81,7 @@ def list_models(repository: str, *, as_json: bool) -> None:
     """One line per version."""
     entries = catalog.list_models(open_store(repository))
     if as_json:
-        _print_json(
+        print_json(
             [
                 {
                     "name": entry.name,
@@ -113,14 +112,14 @@ def list_models(repository: str, *, as_json: bool) -> None:
         )
         for entry in entries
     ]
-    _print_table(("NAME", "VERSION", "RUNTIME", "TASK", "BYTES", "CREATED", "DIGEST"), rows)
+    print_table(("NAME", "VERSION", "RUNTIME", "TASK", "BYTES", "CREATED", "DIGEST"), rows)
 
 
 def show(name: str, version: int | None, repository: str, *, as_json: bool) -> None:
     """All that is known of one version."""
     manifest = catalog.show(open_store(repository), name, version)
     if as_json:
-        _print_json(manifest)
+        print_json(manifest)
         return
     lines = [f"{manifest.name} version {manifest.version}"]
     facts = {
@@ -158,7 +157,7 @@ def verify(name: str, version: int | None, repository: str, *, as_json: bool) ->
     """
     found = catalog.verify(open_store(repository), name, version)
     if as_json:
-        _print_json(found)
+        print_json(found)
     if not found.ok:
         raise OperatorError(f"{found.name} version {found.version} may not be served: {found.problem}")
     if not as_json:
@@ -172,13 +171,3 @@ def delete(name: str, version: int, repository: str, *, force: bool) -> None:
     """Withdraw one version."""
     catalog.delete(open_store(repository), name, version, force=force)
     print(f"deleted {name} version {version}")
-
-
-def _print_json(value: Manifest | Any) -> None:
-    print(orjson.dumps(msgspec.to_builtins(value), option=orjson.OPT_INDENT_2).decode())
-
-
-def _print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    for row in (head, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

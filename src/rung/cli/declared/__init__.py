@@ -1,0 +1,1 @@
+"""Commands as Typer reads them, a file a noun. Their bodies are in `rung.cli` and import what they need when run."""

@@ -1,0 +1,1 @@
+"""The control API: FastAPI over the functions of `catalog`, `jobs` and `fleet`."""

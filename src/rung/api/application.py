@@ -1,0 +1,110 @@
+"""The FastAPI application: routes, errors, and the OpenAPI document."""
+
+from typing import Any
+
+import msgspec
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from rung import __version__
+from rung.api import health, jobs, models, releases
+from rung.api.access import Access
+from rung.api.answers import components
+from rung.api.services import Services
+from rung.catalog.models import Entry
+from rung.domain.errors import InvalidInput, RungError
+from rung.domain.jobs import Job
+from rung.domain.models import Manifest
+from rung.domain.releases import Release
+from rung.fleet.loop import PartHealth
+from rung.fleet.status import ProjectStatus
+from rung.protocols.status import error_reply
+
+__all__ = ["Failure", "create"]
+
+_SHOWN = (Entry, Job, Manifest, PartHealth, ProjectStatus, Release)
+"""What answers are made of."""
+_TAGS = [
+    {"name": "health", "description": "Whether it works, and how the project is."},
+    {"name": "models", "description": "Models and their versions, as they lie in the repository."},
+    {"name": "releases", "description": "Which versions answer whom. Every move is a link of the model's ledger."},
+    {"name": "jobs", "description": "Work that can wait."},
+]
+
+
+class Failure(msgspec.Struct):
+    """Why a request was refused."""
+
+    error: str
+    """A sentence that says what is wrong and what would do."""
+
+
+def create(services: Services) -> Any:
+    """The ASGI application over these services."""
+    application = FastAPI(
+        title="rung control API",
+        version=__version__,
+        description="Changes and shows a project. Requests for predictions go to the data port.",
+        openapi_tags=_TAGS,
+        # The pages that FastAPI offers load scripts from another host.
+        docs_url=None,
+        redoc_url=None,
+    )
+    application.state.services = services
+    for part in (health, models, releases, jobs):
+        application.include_router(part.router)
+    application.add_exception_handler(RungError, _refused)
+    application.add_exception_handler(RequestValidationError, _invalid)
+    application.add_exception_handler(HTTPException, _unknown)
+    application.add_exception_handler(Exception, _failed)
+    document = application.openapi
+    application.openapi = lambda: _completed(document())  # type: ignore[method-assign]
+    return Access(application, services.keys)
+
+
+def _completed(document: dict[str, Any]) -> dict[str, Any]:
+    """FastAPI's document with our schemas and our errors."""
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    if "Failure" in schemas:
+        return document
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    schemas |= components((*_SHOWN, Failure))
+    failure = {"application/json": {"schema": {"$ref": "#/components/schemas/Failure"}}}
+    for path in document["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)
+            operation["responses"]["default"] = {"description": "Why it was refused.", "content": failure}
+    return document
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    reply = error_reply(error)
+    headers = {name.decode(): value.decode() for name, value in reply.headers}
+    return Response(bytes(reply.body), reply.status, headers, "application/json")
+
+
+def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return _refused(request, InvalidInput(f"{where}: {first['msg']}", field=where))
+
+
+def _unknown(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return Response(
+        msgspec.json.encode({"error": f"{error.detail}: {request.method} {request.url.path}"}),
+        error.status_code,
+        dict(error.headers or {}),
+        "application/json",
+    )
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    structlog.get_logger("rung.api").error(
+        "a request failed", action="request_failed", path=request.url.path, exc_info=error
+    )
+    return _refused(request, error)

@@ -1,0 +1,37 @@
+"""What the routes work on; made by `app`, found by FastAPI."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+import msgspec
+from fastapi import Depends, Request
+
+from rung.fleet.loop import PartHealth
+from rung.fleet.status import ProjectStatus
+from rung.jobs.queue import JobStore
+from rung.ports import BlobStore
+
+__all__ = ["Needed", "Services"]
+
+
+class Services(msgspec.Struct, frozen=True):
+    """The parts of the platform that can be asked and changed."""
+
+    repository: BlobStore
+    jobs: JobStore
+    kinds: frozenset[str]
+    """Kinds of jobs that may be submitted by request."""
+    status: Callable[[], ProjectStatus]
+    parts: Callable[[], list[PartHealth]]
+    """How the parts of the control loop are."""
+    keys: tuple[str, ...] = ()
+    """Keys of callers; none where only this machine can call."""
+
+
+def _services(request: Request) -> Services:
+    found = request.app.state.services
+    assert isinstance(found, Services)
+    return found
+
+
+Needed = Annotated[Services, Depends(_services)]

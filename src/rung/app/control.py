@@ -1,0 +1,68 @@
+"""The control plane of a project: the control API beside the control loop, over the repository and the database."""
+
+import asyncio
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from rung.api import server
+from rung.api.application import create
+from rung.api.services import Services
+from rung.app.handlers import SUBMITTED
+from rung.fleet.loop import ControlLoop, Part
+from rung.fleet.roles import Ready, Setup
+from rung.fleet.status import observe
+from rung.jobs.queue import JobStore
+from rung.store.blobs import open_store
+from rung.store.database import open_database
+
+__all__ = ["run"]
+
+
+def run(setup: Setup, announce: Callable[[Ready], None]) -> None:
+    """Work until SIGTERM or SIGINT. `announce` is called once, when the API answers.
+
+    Raises:
+        ConfigurationError: the port, the database or the repository cannot be had.
+        NotReady: the database is locked or out of reach.
+    """
+    import uvloop
+
+    with open_database(setup.settings.project.store) as database:
+        uvloop.run(_serve(setup, JobStore(database), announce))
+
+
+async def _serve(setup: Setup, jobs: JobStore, announce: Callable[[Ready], None]) -> None:
+    settings = setup.settings
+    control = settings.control
+    repository = open_store(settings.project.repository)
+    loop = ControlLoop(_parts(setup, jobs), control.tick_seconds)
+    services = Services(
+        repository=repository,
+        jobs=jobs,
+        kinds=frozenset(SUBMITTED),
+        status=lambda: observe(Path(), settings.project.name, repository, jobs.counts),
+        parts=loop.health,
+        keys=control.keys,
+    )
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    host = control.host or settings.serve.host
+    listener = server.listen(host, control.port, shared=setup.shared)
+    port = listener.getsockname()[1]
+
+    def opened() -> None:
+        loop.open()
+        announce(Ready(url=f"http://{f'[{host}]' if ':' in host else host}:{port}"))
+
+    await server.serve(create(services), listener, control.threads, stop, opened)
+    loop.close()
+    structlog.get_logger("rung").info("stopped", action="stopped")
+
+
+def _parts(setup: Setup, jobs: JobStore) -> list[Part]:
+    """The duties of the control loop."""
+    return []

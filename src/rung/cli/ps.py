@@ -1,0 +1,92 @@
+"""`rung ps`: how the project in this folder is, whether or not its control plane runs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rung.cli.printing import print_json, print_table
+from rung.fleet.status import ModelStatus, ProjectStatus, RoleStatus, observe
+from rung.settings import ProjectSettings
+from rung.settings.file import load_project
+from rung.store.blobs import open_store
+
+__all__ = ["ps"]
+
+
+def ps(*, as_json: bool) -> None:
+    """Print what there is.
+
+    Raises:
+        ConfigurationError: there is no project here, or its file is wrong.
+    """
+    settings = load_project(Path())
+    repository = open_store(settings.project.repository)
+    status = observe(Path(), settings.project.name, repository, lambda: _counts(settings))
+    if as_json:
+        print_json(status)
+    else:
+        _print(status)
+
+
+def _counts(settings: ProjectSettings) -> Mapping[str, Mapping[Any, int]]:
+    store = settings.project.store
+    scheme, _, path = store.partition(":")
+    if scheme == "sqlite" and not Path(path.removeprefix("///")).exists():
+        return {}
+    from rung.jobs.queue import JobStore
+    from rung.store.database import open_database
+
+    with open_database(store, create=False, busy_seconds=2.0) as database:
+        return JobStore(database).counts()
+
+
+def _print(status: ProjectStatus) -> None:
+    if status.up:
+        print(f"{status.project} is up for {_span(status.seconds)}: data {status.url}, control {status.control}\n")
+        head = ("PROCESS", "STATE", "PID", "UP", "RESTARTS", "RSS", "PSS")
+        print_table(head, [_role(role) for role in status.roles])
+    else:
+        print(f"{status.project} is not up")
+    if status.models:
+        print()
+        columns = ("MODEL", "VERSION", "ARM", "ROLE", "SHARE", "LOADED", "REQUESTS", "FAILED")
+        count = sum(role.role == "replica" for role in status.roles)
+        print_table(columns, [_model(model, count) for model in status.models])
+    if status.jobs:
+        print()
+        states = sorted({state for counts in status.jobs.values() for state in counts})
+        rows = [
+            (kind, *(str(counts.get(state, 0)) for state in states)) for kind, counts in sorted(status.jobs.items())
+        ]
+        print_table(("JOBS", *(state.upper() for state in states)), rows)
+    if status.advice or status.problems:
+        print()
+    for line in status.advice:
+        print(f"advice: {line}")
+    for line in status.problems:
+        print(f"problem: {line}")
+
+
+def _role(role: RoleStatus) -> tuple[str, ...]:
+    seconds = _span(role.seconds) if role.pid else ""
+    return (role.name, role.state, str(role.pid or ""), seconds, str(role.restarts), _size(role.rss), _size(role.pss))
+
+
+def _model(model: ModelStatus, replicas: int) -> tuple[str, ...]:
+    loaded = f"{len(model.loaded)} of {replicas}" if replicas else ""
+    share = f"{model.share:g} %" if model.share else ""
+    counts = (f"{model.requests:,}", f"{model.failures:,}") if model.loaded else ("", "")
+    return (model.model, str(model.version), model.arm, model.role, share, loaded, *counts)
+
+
+def _span(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = int(seconds) // 60
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes < 1440 else f"{minutes // 1440} d"
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e6:.0f} MB" if size else ""

@@ -1,0 +1,57 @@
+"""Ports of a project: held by its supervisor, shared with its processes, and not open to strangers."""
+
+import socket
+from ipaddress import ip_address
+
+from rung.domain.errors import ConfigurationError
+from rung.settings import ProjectSettings
+
+__all__ = ["check_exposure", "reserve", "url"]
+
+
+def check_exposure(settings: ProjectSettings) -> None:
+    """Refuse to be reached from other machines without a key."""
+    for name, host in (("serve.host", settings.serve.host), ("control.host", settings.control.host)):
+        if host and not _is_loopback(host) and not settings.control.keys:
+            raise ConfigurationError(
+                f"`{name}` = {host!r} lets other machines in, so a key is needed: set RUNG_CONTROL_KEY to at least "
+                "16 random characters, or keep to 127.0.0.1"
+            )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def reserve(host: str, port: int, flag: str) -> socket.socket:
+    """Take a port without listening, so that it stays ours while the processes behind it change.
+
+    Raises:
+        ConfigurationError: the address cannot be had, or somebody listens there.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        if port:
+            # Without SO_REUSEPORT, or we would share the port with another project's replicas.
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+                probe.listen(1)
+        held = socket.socket(family, socket.SOCK_STREAM)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind(address)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigurationError(
+            f"cannot listen on {host}:{port}: {reason}; choose another with {flag} (0 picks a free one) or --host"
+        ) from None
+    return held
+
+
+def url(host: str, port: int) -> str:
+    """The address as a URL."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -30,12 +30,12 @@ from rung.protocols.vertex import Vertex
 from rung.serving.control import Control
 from rung.serving.lanes import cores
 from rung.serving.manager import Manager, ManagerOptions
-from rung.serving.metrics import collect
+from rung.serving.metrics import collect, collect_releases
 from rung.serving.policies import Policy
 from rung.settings import ServeSettings
 from rung.telemetry import Metrics, log_levels, set_log_level
 
-__all__ = ["Replica", "may_control", "run"]
+__all__ = ["Replica", "may_control", "may_force", "run"]
 
 _CACHE = Path(".rung/cache")
 
@@ -66,10 +66,17 @@ class Replica:
                 max_wait=settings.max_wait_ms / 1e3,
                 coalesce=settings.coalesce,
                 poll_seconds=settings.poll_seconds,
+                forcing=may_force(settings),
             ),
         )
         control = Control(self.manager, settings.model_store, _CACHE, allowed=may_control(settings))
-        metrics = Metrics([lambda: collect(self.manager.servables()), self._door_metrics])
+        metrics = Metrics(
+            [
+                lambda: collect(self.manager.servables()),
+                lambda: collect_releases(self.manager.table),
+                self._door_metrics,
+            ]
+        )
         routes = [
             *OipRest(self.manager, server_name=settings.server_name, version=__version__).routes(),
             *Native(self.manager).routes(),
@@ -142,11 +149,19 @@ def may_control(settings: ServeSettings) -> bool:
     """Whether requests may load, unload and add models under these settings."""
     if settings.model_control != "auto":
         return settings.model_control == "on"
+    return _is_loopback(settings.host) or bool(settings.model_store)
+
+
+def may_force(settings: ServeSettings) -> bool:
+    """Whether requests may pick their arm of a release under these settings."""
+    return settings.arm_header == "on" or (settings.arm_header == "auto" and _is_loopback(settings.host))
+
+
+def _is_loopback(host: str) -> bool:
     try:
-        loopback = ip_address(settings.host).is_loopback
+        return ip_address(host).is_loopback
     except ValueError:
-        loopback = settings.host == "localhost"
-    return loopback or bool(settings.model_store)
+        return host == "localhost"
 
 
 def run(

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from rung.serving.servable import Servable
+    from rung.serving.table import Table
 
-__all__ = ["collect"]
+__all__ = ["collect", "collect_releases"]
 
 _LABELS = ["model", "version"]
 _TRITON_REASON = {"Overloaded": "REJECTED", "Cancelled": "CANCELED", "ModelError": "BACKEND", "WorkerDied": "BACKEND"}
@@ -170,3 +171,34 @@ def _tensorflow(recorders: list[Recorder]) -> Iterator["Metric"]:
 
 def _labels(recorder: Recorder) -> list[str]:
     return [recorder.statistics.name, str(recorder.statistics.version)]
+
+
+def collect_releases(table: "Table") -> Iterator["Metric"]:
+    """Metric families of how callers are divided, and of copies for shadows."""
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    epoch = GaugeMetricFamily("rung_release_epoch", "Epoch of the release in force; 0 without one.", labels=["model"])
+    share = GaugeMetricFamily("rung_arm_share", "Share of the units that an arm gets.", labels=["model", "arm"])
+    chosen = CounterMetricFamily(
+        "rung_arm_requests", "Requests by the arm that the release gave them.", labels=["model", "arm", "version"]
+    )
+    missing = GaugeMetricFamily("rung_arms_missing", "Arms whose version is not loaded here.", labels=["model"])
+    for name, split in table.splits():
+        epoch.add_metric([name], split.epoch)
+        missing.add_metric([name], len(split.missing))
+        for choice in split.choices:
+            share.add_metric([name, choice.arm], choice.propensity)
+            chosen.add_metric([name, choice.arm, str(choice.version)], choice.requests)
+    yield from (epoch, share, chosen, missing)
+    copies = CounterMetricFamily(
+        "rung_shadow_copies",
+        "Requests copied for a shadow, by what became of them.",
+        labels=["model", "candidate", "outcome"],
+    )
+    for name, mirror in sorted(table.mirrors.items()):
+        labels = [name, str(mirror.candidate.manifest.version)]
+        equal = mirror.compared - mirror.differing - mirror.failed
+        outcomes = {"equal": equal, "different": mirror.differing, "failed": mirror.failed, "shed": mirror.shed}
+        for outcome, count in outcomes.items():
+            copies.add_metric([*labels, outcome], count)
+    yield copies

@@ -103,6 +103,9 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model_control: Literal["auto", "on", "off"] = "auto"
     """Whether requests may load, unload and add models. `auto` allows it where only this machine can
     ask (a loopback `host`), and where `model_store` is set."""
+    arm_header: Literal["auto", "on", "off"] = "auto"
+    """Whether a request may pick its arm of a release by the header `rung-arm`, as testers do. `auto` allows it
+    where only this machine can ask."""
     model_store: str = ""
     """Folder or URL below which models may be added over the wire; empty refuses that."""
     health_route: str = ""

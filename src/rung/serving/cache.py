@@ -188,8 +188,8 @@ class Cached:
         self._key = key
         self._share = share
         self._flights = Flights(held)
-        self._name = held.recorder.statistics.name
-        self._version = held.recorder.statistics.version
+        self.name = held.recorder.statistics.name
+        self.version = held.recorder.statistics.version
         self.hits = 0
         """Requests answered out of this process's memory."""
         self.fetched = 0
@@ -233,4 +233,4 @@ class Cached:
 
     def _answer(self, outputs: Tensors, total: float) -> Response:
         # A table of its own, since whoever gets it may add to it.
-        return Response(self._name, self._version, dict(outputs), total, 0.0, 0)
+        return Response(self.name, self.version, dict(outputs), total, 0.0, 0)

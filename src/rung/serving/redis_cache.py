@@ -55,15 +55,13 @@ def connect(url: str, timeout: float) -> "Redis":
         raise MissingDependency("a cache in Redis or Valkey needs the extra redis: pip install 'rung[redis]'") from None
     try:
         pool = BlockingConnectionPool.from_url(
-            url.replace("valkey", "redis", 1),
+            "redis" + url.removeprefix("valkey") if url.startswith("valkey") else url,
             max_connections=_CONNECTIONS,
             timeout=timeout,
             socket_timeout=None,  # each call has a limit of its own
             socket_connect_timeout=_PROBE_SECONDS,
             retry=Retry(NoBackoff(), 0),  # a second try would come too late
             protocol=2,
-            lib_name=None,
-            lib_version=None,
         )
     except ValueError as error:
         raise ConfigurationError(f"the cache's URL is wrong: {error}") from None
@@ -163,6 +161,10 @@ class RedisStore:
         self._writes.discard(task)
         self._unwritten -= size
 
+    async def flush(self) -> None:
+        """Wait until all that was kept is written, or given up."""
+        await asyncio.gather(*self._writes, return_exceptions=True)
+
     def usage(self) -> CacheUsage:
         """The counts of the store in memory, and those of what lies beyond."""
         usage = self._near.usage()
@@ -176,7 +178,7 @@ class RedisStore:
         if self._probing is not None:
             self._probing.cancel()
             await asyncio.gather(self._probing, return_exceptions=True)
-        await asyncio.gather(*self._writes, return_exceptions=True)
+        await self.flush()
         await self._client.aclose()
         await self._client.connection_pool.disconnect()
         await self._near.close()
@@ -185,12 +187,13 @@ class RedisStore:
 
     def _failed(self, error: Exception) -> None:
         from redis.exceptions import ResponseError
+        from redis.exceptions import TimeoutError as RedisTimeout
 
         if isinstance(error, ResponseError):
             # It is there, and says no: out of memory, or not allowed.
             self._count("refused")
             return
-        self._count("timeout" if "Timeout" in type(error).__name__ else "connection")
+        self._count("timeout" if isinstance(error, TimeoutError | RedisTimeout) else "connection")
         if self._probing is None:
             self._log.warning(
                 "the cache does not answer and is left alone until it does", action="cache_away", reason=str(error)

@@ -11,7 +11,7 @@ __all__ = ["CachePlace", "cache_place", "parse_size"]
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]i?b|b)?", re.ASCII | re.IGNORECASE)
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
-_SCHEMES = ("redis", "rediss", "valkey", "valkeys")
+_SCHEMES = ("redis", "rediss", "valkey", "valkeys", "unix")
 _MEMORY = 64 << 20
 """Bytes of `memory`, and of the store in front of a URL where no size is given."""
 
@@ -48,11 +48,12 @@ def cache_place(text: str) -> CachePlace:
         return CachePlace()
     first, _, rest = text.partition(",")
     size, url = (_MEMORY, text) if "://" in first else (_MEMORY if first == "memory" else -1, rest.strip())
-    if url and (urlsplit(url).scheme not in _SCHEMES or not urlsplit(url).hostname):
+    parts = urlsplit(url)
+    if url and (parts.scheme not in _SCHEMES or not (parts.path if parts.scheme == "unix" else parts.hostname)):
         # Without the URL itself: it may hold a password.
         raise ConfigurationError(
             f"the cache's URL begins with {url.partition(':')[0]!r}; it must be redis://HOST:PORT/DATABASE, rediss:// "
-            "for TLS, or the same with valkey"
+            "for TLS, the same with valkey, or unix:///PATH/OF/SOCKET"
         )
     try:
         return CachePlace(parse_size(first) if size < 0 else size, url)

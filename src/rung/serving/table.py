@@ -49,6 +49,8 @@ class Table:
                 continue
             exact |= {(name, number): servable for number, servable in servables.items()}
             release = self._choose(name, releases.get(name), versions, retries)
+            if release is not None and release.main.version in _coming(versions, retries):
+                continue  # at a start: nobody but the main version may answer for everybody
             answering[name] = self._answer(name, release, servables)
         self._in_force = {name: release for name, release in self._in_force.items() if name in answering}
         self.exact, self.answering = exact, answering
@@ -63,6 +65,7 @@ class Table:
         before = self._in_force.get(name)
         there = {one.version.version for one in versions if one.answers}
         ended = {one.version.version for one in versions if one.failures > retries and one.state is VersionState.END}
+        # Also those that nobody has begun to load: this may be the first that is heard of them.
         coming = {arm.version for arm in newest.arms} - there - ended
         if coming and before is not None and before.main.version in there:
             return before
@@ -120,3 +123,13 @@ class Table:
         """End the copies."""
         for mirror in self.mirrors.values():
             mirror.close()
+
+
+def _coming(versions: list[Record], retries: int) -> set[int]:
+    """Versions that are being loaded, or will be tried again."""
+    waiting = (VersionState.START, VersionState.LOADING)
+    return {
+        one.version.version
+        for one in versions
+        if one.state in waiting or (one.state is VersionState.END and 0 < one.failures <= retries)
+    }

@@ -214,16 +214,21 @@ def promote(store: BlobStore, model: str, version: int | None = None, **why: Unp
     return ledger.append(store, model, build)
 
 
-def rollback(store: BlobStore, model: str, *, latch: bool = True, **why: Unpack[Why]) -> Release:
+def rollback(
+    store: BlobStore, model: str, *, latch: bool = True, seen: Release | None = None, **why: Unpack[Why]
+) -> Release:
     """Take back the candidate that is under way; without one, go back to the last known good version.
 
-    What is taken back is latched: no controller may release the same bytes again.
+    What is taken back is latched: no controller may release the same bytes again. With `seen` it is done only while
+    that is still the last link: what somebody decides on must be what it does it to.
 
     Raises:
-        Conflict: there is nothing to go back to, or somebody else moved first.
+        Conflict: there is nothing to go back to, the release has moved on from `seen`, or somebody else moved first.
     """
 
     def build(before: Release | None) -> Release:
+        if seen is not None:
+            before = _unmoved(before, seen)
         if before is None:
             raise Conflict(f"{model} has no release: there is nothing to go back to")
         if before.rollout is not None:

@@ -4,7 +4,7 @@ The loop puts a record with the answer's arrays into the buffer. Here the arrays
 of them, for many records at a time: on small answers a call of numpy costs more than the numbers do.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -32,6 +32,9 @@ class LogPolicy(msgspec.Struct, frozen=True):
     """Tensors and bodies of a record above this many bytes are left out; digest or summary stand in for them."""
 
 
+_DEFAULT = LogPolicy()
+
+
 class RecordEncoder:
     """Encodes records, each by the policy of its model. Records of predictions come with arrays and lose them."""
 
@@ -54,33 +57,48 @@ class RecordEncoder:
             if type(record) is PredictionRecord:
                 groups.setdefault((record.model, record.version), []).append(record)
         for key, group in groups.items():
-            self._reduce(group, self._policies.get(key[0], LogPolicy()), self._bfloat.get(key, frozenset()))
+            policy, bfloat = self._policies.get(key[0], _DEFAULT), self._bfloat.get(key, frozenset())
+            _reduce_outputs([record for record in group if record.outputs], policy, bfloat)
+            if policy.inputs == "body":
+                _reduce_bodies(group, policy)
+            elif policy.inputs != "off":
+                _reduce_inputs(group, policy, bfloat)
         return [encode(record) for record in records]
 
-    def _reduce(self, records: list[PredictionRecord], policy: LogPolicy, bfloat: frozenset[str]) -> None:
-        answered = [record for record in records if _raw(record.outputs)]
-        if answered:
-            _summarise(answered, bfloat)
+
+def _reduce_outputs(records: list[PredictionRecord], policy: LogPolicy, bfloat: frozenset[str]) -> None:
+    # After a failure in a batch its records come again one by one, some of them done.
+    records = [record for record in records if _raw(record.outputs)] if policy.outputs == "tensors" else records
+    if policy.outputs in ("digest", "tensors"):
         for record in records:
-            if _raw(record.outputs):
-                if policy.outputs in ("digest", "tensors"):
-                    record.output_digest = digest_of(record.outputs)
-                if policy.outputs in ("off", "digest"):
-                    record.output_summary = {}
-                kept = policy.outputs == "tensors" and _size(record.outputs) <= policy.tensor_bytes
-                record.outputs = pack(record.outputs, bfloat) if kept else None
-            if _raw(record.inputs):
-                record.input_digest = digest_of(record.inputs)
-                kept = policy.inputs == "tensors" and _size(record.inputs) <= policy.tensor_bytes
-                record.inputs = pack(record.inputs, bfloat) if kept else None
-            if record.body is not None:
-                record.input_digest = blake2b(record.body, digest_size=16).digest()
-                if len(record.body) > policy.tensor_bytes:
-                    record.body = None
+            record.output_digest = digest_of(record.outputs)
+    _summarise(records, bfloat)
+    for record in records:
+        kept = policy.outputs == "tensors" and _size(record.outputs) <= policy.tensor_bytes
+        record.outputs = pack(record.outputs, bfloat) if kept else None
+    if policy.outputs in ("off", "digest"):
+        for record in records:
+            record.output_summary = {}
+
+
+def _reduce_inputs(records: list[PredictionRecord], policy: LogPolicy, bfloat: frozenset[str]) -> None:
+    for record in records:
+        if _raw(record.inputs):
+            record.input_digest = digest_of(record.inputs)
+            kept = policy.inputs == "tensors" and _size(record.inputs) <= policy.tensor_bytes
+            record.inputs = pack(record.inputs, bfloat) if kept else None
+
+
+def _reduce_bodies(records: list[PredictionRecord], policy: LogPolicy) -> None:
+    for record in records:
+        if record.body is not None:
+            record.input_digest = blake2b(record.body, digest_size=16).digest()
+            if len(record.body) > policy.tensor_bytes:
+                record.body = None
 
 
 def _raw(tensors: Any) -> bool:
-    """Whether these are arrays still: after a failure in a batch its records come again one by one."""
+    """Whether these are arrays still."""
     return bool(tensors) and not isinstance(next(iter(tensors.values())), PackedTensor)
 
 
@@ -137,54 +155,60 @@ def _size(tensors: Tensors) -> int:
 
 def _summarise(records: list[PredictionRecord], bfloat: frozenset[str]) -> None:
     """Set `output_summary` and `flags` from the arrays in `outputs`."""
+    alike: dict[tuple[Any, ...], list[PredictionRecord]] = {}
     for record in records:
-        record.output_summary = {}
-        record.flags = CONSTANT
-    told = [False] * len(records)
-    """Whether a record has an output that could have varied."""
-    names: dict[str, None] = {name: None for record in records for name in record.outputs}
-    for name in names:
-        alike: dict[Any, list[int]] = {}
-        for index, record in enumerate(records):
-            array = record.outputs.get(name)
-            if array is None or not array.size or array.dtype.kind not in "fiub":
-                continue
+        outputs = record.outputs
+        alike.setdefault((*outputs, *[array.shape for array in outputs.values()]), []).append(record)
+    for group in alike.values():
+        if _size(group[0].outputs) > _TOGETHER:
             # One by one where copying many together costs more than their calls.
-            alone = index if array.nbytes > _TOGETHER else -1
-            alike.setdefault((array.shape, array.dtype, alone), []).append(index)
-        for (shape, _, alone), indices in alike.items():
-            arrays = [records[index].outputs[name] for index in indices]
-            stacked = arrays[0].reshape(1, -1) if alone >= 0 else np.stack(arrays).reshape(len(arrays), -1)
-            if name in bfloat:
-                stacked = (stacked.astype(np.uint32) << 16).view(np.float32)
-            varies = len(shape) > 0 and stacked.shape[1] > 1
-            for index, (mean, least, greatest, finite) in zip(indices, _rows(stacked), strict=True):
-                record = records[index]
-                record.output_summary[name] = (mean, least, greatest)
-                if not finite:
-                    record.flags |= NOT_FINITE
-                if varies:
-                    told[index] = True
-                    if least != greatest or not finite:
-                        record.flags &= ~CONSTANT
-    for record, could in zip(records, told, strict=True):
-        if not could:
-            record.flags &= ~CONSTANT
+            for record in group:
+                _summarise_alike([record], bfloat)
+        else:
+            _summarise_alike(group, bfloat)
 
 
-def _rows(stacked: Array) -> Iterable[tuple[float, float, float, bool]]:
-    """Mean, least and greatest finite element of each row, and whether all are finite."""
+def _summarise_alike(records: list[PredictionRecord], bfloat: frozenset[str]) -> None:
+    """The same for records whose outputs have the same names and shapes."""
+    summaries: dict[str, list[tuple[float, float, float]]] = {}
+    bad: Array = np.zeros(len(records), bool)
+    constant: Array = np.ones(len(records), bool)
+    could_vary = False
+    for name, first in records[0].outputs.items():
+        if not first.size or first.dtype.kind not in "fiub":
+            continue
+        arrays = [record.outputs[name] for record in records]
+        together = np.concatenate(arrays) if first.ndim and len(arrays) > 1 else np.stack(arrays)
+        together = together.reshape(len(arrays), -1)
+        if name in bfloat:
+            together = (together.astype(np.uint32) << 16).view(np.float32)
+        summaries[name], infinite, same = _rows(together)
+        bad |= infinite
+        if first.size > 1:
+            could_vary = True
+            constant &= same
+    flags = bad * NOT_FINITE + (constant & could_vary) * CONSTANT
+    for record, flag in zip(records, flags.tolist(), strict=True):
+        record.flags = flag
+    if len(summaries) == 1:
+        ((name, rows),) = summaries.items()
+        for record, row in zip(records, rows, strict=True):
+            record.output_summary = {name: row}
+    else:
+        for index, record in enumerate(records):
+            record.output_summary = {name: rows[index] for name, rows in summaries.items()}
+
+
+def _rows(together: Array) -> tuple[list[tuple[float, float, float]], Array, Array]:
+    """Of each row mean, least and greatest finite element; whether it has others; whether all are one value."""
     with np.errstate(all="ignore"):
-        least, greatest = stacked.min(axis=1), stacked.max(axis=1)
-        means = stacked.mean(axis=1, dtype=np.float64)
+        least, greatest = together.min(axis=1), together.max(axis=1)
+        means = together.mean(axis=1, dtype=np.float64)
     # NaN and infinities show in the extremes, so most rows need no second look.
-    finite = np.isfinite(least) & np.isfinite(greatest)
-    columns = means.tolist(), least.astype(float).tolist(), greatest.astype(float).tolist(), finite.tolist()
+    infinite = ~(np.isfinite(least) & np.isfinite(greatest))
+    columns = means.tolist(), least.astype(float).tolist(), greatest.astype(float).tolist()
     rows = list(zip(*columns, strict=True))
-    for index in np.flatnonzero(~finite):
-        kept = stacked[index][np.isfinite(stacked[index])].astype(np.float64)
-        rows[index] = (float(kept.mean()), float(kept.min()), float(kept.max()), False) if kept.size else _NOTHING
-    return rows
-
-
-_NOTHING = (0.0, 0.0, 0.0, False)
+    for index in np.flatnonzero(infinite):
+        kept = together[index][np.isfinite(together[index])].astype(np.float64)
+        rows[index] = (float(kept.mean()), float(kept.min()), float(kept.max())) if kept.size else (0.0, 0.0, 0.0)
+    return rows, infinite, (least == greatest) & ~infinite

@@ -19,6 +19,7 @@ from threading import Event, Thread
 from time import monotonic, sleep, time
 from typing import Any
 
+import msgspec
 import structlog
 
 from rung.domain.errors import InvalidInput, NotReady
@@ -38,6 +39,13 @@ _WRITE = 1 << 20
 _SYNC = 8 << 20
 """Bytes not synced yet at which the time for it does not matter."""
 _CLOSE_SECONDS = 30.0
+
+
+class _Commit(msgspec.Struct, gc=False):
+    """Records that somebody waits for."""
+
+    records: Sequence[Any]
+    promise: Future[None]
 
 
 def encode_all(records: Sequence[Any]) -> list[bytes]:
@@ -83,7 +91,8 @@ class SegmentWriter:
         self._encoder = encoder
         self._buffer_bytes = buffer_bytes
         self._flush_seconds = flush_seconds
-        self._items: deque[tuple[Sequence[Any], int, Future[None] | None]] = deque()
+        self._items: deque[tuple[Any, int]] = deque()
+        """Records, or a `_Commit` of several, with the bytes that they hold."""
         # Each of these has one writing thread, so no lock is needed.
         self._appended = 0
         self._taken = 0
@@ -129,7 +138,7 @@ class SegmentWriter:
             self._shed_since = self._shed_since or time()
             return False
         self._appended += size
-        self._items.append(((record,), size, None))
+        self._items.append((record, size))
         if self._asleep:
             self._asleep = False
             self._wake.set()
@@ -147,7 +156,7 @@ class SegmentWriter:
             promise.set_exception(NotReady(f"the log cannot take this now: {self.error or 'its buffer is full'}"))
             return promise
         self._appended += size
-        self._items.append((records, size, promise))
+        self._items.append((_Commit(records, promise), size))
         self._urgent = True
         self._asleep = False
         self._wake.set()
@@ -222,11 +231,12 @@ class SegmentWriter:
             taken = [self._items.popleft() for _ in range(min(_SLICE, left))]
             left -= len(taken)
             self._oldest = self._oldest or monotonic()
-            self._encode([records[0] for records, _, promise in taken if promise is None])
-            for records, _, promise in taken:
-                if promise is not None:
-                    self._promise(records, promise)
-            self._taken += sum([size for _, size, _ in taken])
+            plain = [record for record, _ in taken if type(record) is not _Commit]
+            self._encode(plain)
+            if len(plain) < len(taken):
+                for commit in [one for one, _ in taken if type(one) is _Commit]:
+                    self._promise(commit.records, commit.promise)
+            self._taken += sum([size for _, size in taken])
             sleep(0)  # the event loop's turn, if it wants it
 
     def _promise(self, records: Sequence[Any], promise: Future[None]) -> None:
@@ -245,12 +255,16 @@ class SegmentWriter:
             self._log.error("a record could not be encoded", action="log_encoding_failed", exc_info=error)
             self._drop(records[0], "encoding")
             return 0
-        for record, payload in zip(records, payloads, strict=True):
-            if len(payload) > MAX_PAYLOAD:
-                self._drop(record, "too large")
-            else:
-                self._hold(payload)
-        return sum([len(payload) <= MAX_PAYLOAD for payload in payloads])
+        lengths = [len(payload) for payload in payloads]
+        if lengths and max(lengths) > MAX_PAYLOAD:
+            for record, length in zip(records, lengths, strict=True):
+                if length > MAX_PAYLOAD:
+                    self._drop(record, "too large")
+            payloads = [payload for payload in payloads if len(payload) <= MAX_PAYLOAD]
+            lengths = [len(payload) for payload in payloads]
+        self._held.extend(payloads)
+        self._holding += sum(lengths)
+        return len(payloads)
 
     def _drop(self, record: Any, reason: str) -> None:
         self._dropped[getattr(record, "model", ""), reason] += 1

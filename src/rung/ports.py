@@ -4,14 +4,16 @@ An implementation is a class with these methods and a row in `rung.plugins`; it 
 passes the conformance suite of its port in `rung.testing`. None of these knows a concrete engine.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
+from rung.domain.identity import Identity
 from rung.domain.models import AspiredVersion, Manifest, VersionStatus
 from rung.domain.predictions import Answer, Call, Payload, Request, Response, Statistics
+from rung.domain.records import FeedbackRecord
 from rung.domain.releases import Release
 from rung.domain.tensors import Signature, Tensors
 
@@ -23,6 +25,7 @@ __all__ = [
     "CacheUsage",
     "Control",
     "Directory",
+    "FeedbackSink",
     "Fetched",
     "LoadOptions",
     "Model",
@@ -328,4 +331,25 @@ class Control(Protocol):
             NotFound: nothing lies there.
             BundleError: it may not be served, and why.
         """
+        ...
+
+
+class FeedbackSink(Protocol):
+    """Where a door puts what it is told about earlier answers.
+
+    Guarantees:
+        1. `verify` needs no look-up: an id that this project minted is known wherever its model's name is.
+        2. When `commit` returns, the events outlive a crash. It does not hold up the event loop.
+    """
+
+    def verify(self, prediction: str, model: str = "") -> Identity:
+        """Read a prediction id; `model` names its model where that is not known here.
+
+        Raises:
+            NotFound: it was not minted by this project.
+        """
+        ...
+
+    async def commit(self, records: Sequence[FeedbackRecord]) -> None:
+        """Keep events. Raises `NotReady`: they could not be written now, and may be sent again."""
         ...

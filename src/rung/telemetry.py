@@ -93,13 +93,17 @@ class Metrics:
     """What `/metrics` renders: families collected when asked for, so that counting costs nothing in between."""
 
     content_type = b"text/plain; version=0.0.4; charset=utf-8"
+    open_content_type = b"application/openmetrics-text; version=1.0.0; charset=utf-8"
 
     def __init__(self, collectors: Iterable[Callable[[], Iterable[Any]]]) -> None:
         self._collectors = list(collectors)
         self._registry: Any = None
 
-    def render(self) -> tuple[bytes, bytes]:
-        """Media type and text in the Prometheus exposition format."""
+    def render(self, accept: bytes = b"") -> tuple[bytes, bytes]:
+        """Media type and text in the Prometheus exposition format, or OpenMetrics where the Accept header names it.
+
+        Only OpenMetrics shows exemplars.
+        """
         from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
         if self._registry is None:
@@ -107,6 +111,10 @@ class Metrics:
             ProcessCollector(registry=self._registry)
             for collect in self._collectors:
                 self._registry.register(_Collector(collect))
+        if b"application/openmetrics-text" in accept:
+            from prometheus_client.openmetrics import exposition
+
+            return self.open_content_type, exposition.generate_latest(self._registry)
         return self.content_type, generate_latest(self._registry)
 
 

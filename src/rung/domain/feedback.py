@@ -31,9 +31,8 @@ def feedback_of(item: Mapping[str, Any], identity: Identity, received: float) ->
     """
     unknown = sorted(set(item) - FIELDS)
     if unknown:
-        raise InvalidInput(
-            f"there is no field {unknown[0]!r:.50} in feedback: it has {sorted(FIELDS)}", field=unknown[0]
-        )
+        fields = ", ".join(sorted(FIELDS))
+        raise InvalidInput(f"there is no field {unknown[0]!r:.50} in feedback: it has {fields}", field=unknown[0])
     said = [kind for kind in KINDS if item.get(kind) is not None]
     if len(said) != 1:
         raise InvalidInput(f"feedback says one of {', '.join(KINDS)}, this says {' and '.join(said) or 'none'}")

@@ -13,13 +13,14 @@ A list is taken whole or not at all. Ids that this project did not mint are 404.
 
 from binascii import b2a_base64
 from collections.abc import Mapping
+from contextlib import suppress
 from time import time
 from typing import Any
 from urllib.parse import parse_qsl
 
 import orjson
 
-from rung.domain.errors import InvalidInput, NotFound, RungError, TooLarge, UnsupportedMedia
+from rung.domain.errors import InvalidInput, RungError, TooLarge, UnsupportedMedia
 from rung.domain.feedback import feedback_of
 from rung.domain.predictions import Call
 from rung.domain.records import FeedbackRecord
@@ -99,10 +100,8 @@ class Feedback:
 def _mask(query: str, body: bytes) -> Mapping[str, Any]:
     fields: dict[str, Any] = dict(parse_qsl(query))
     if "time" in fields:
-        try:
+        with suppress(ValueError):  # RFC 3339, or else refused by its own rule
             fields["time"] = float(fields["time"])
-        except ValueError:
-            pass  # RFC 3339, or else refused by its own rule
     if not fields.get("id"):
-        raise NotFound("say which prediction the mask is for: POST /feedback?id=<rung-prediction-id>")
+        raise InvalidInput("say which prediction the mask is for: POST /feedback?id=<rung-prediction-id>", field="id")
     return fields | {"mask": b2a_base64(body, newline=False).decode()}

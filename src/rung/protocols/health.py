@@ -27,11 +27,11 @@ def readiness(problems: Sequence[str]) -> Reply:
 class Health:
     """`/livez` and `/readyz` as Kubernetes asks for them, and `/metrics`.
 
-    `problems` says what keeps the process from being ready; `render` returns the media type and the
-    text of the metrics page.
+    `problems` says what keeps the process from being ready; `render` is given the Accept header and returns
+    the media type and the text of the metrics page.
     """
 
-    def __init__(self, problems: Callable[[], list[str]], render: Callable[[], tuple[bytes, bytes]]) -> None:
+    def __init__(self, problems: Callable[[], list[str]], render: Callable[[bytes], tuple[bytes, bytes]]) -> None:
         self._problems = problems
         self._render = render
 
@@ -50,5 +50,5 @@ class Health:
         return readiness(self._problems())
 
     async def _metrics(self, head: Head, body: bytes, call: Call) -> Reply:
-        media, page = self._render()
+        media, page = self._render(head.headers.get(b"accept", b""))
         return Reply(OK, page, media)

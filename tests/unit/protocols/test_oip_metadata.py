@@ -102,7 +102,7 @@ def call(routes: list[Any], path: str) -> Reply:
 
 def test_probes_and_metrics() -> None:
     problems: list[str] = []
-    routes = Health(lambda: problems, lambda: (b"text/plain", b"up 1\n")).routes()
+    routes = Health(lambda: problems, lambda _: (b"text/plain", b"up 1\n")).routes()
     assert call(routes, "/livez").status == 200
     assert call(routes, "/readyz").body == b'{"ready":true}'
     assert call(routes, "/metrics") == Reply(200, b"up 1\n", b"text/plain")

@@ -11,8 +11,9 @@ BIN := .venv/bin
 # The second variable is for pip >= 25.3, where the first no longer reaches the build of rung itself.
 PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip
 PYTEST := $(BIN)/pytest -m "not nightly"
+CLIENTS := -c tests/clients/pytest.ini --confcutdir tests/clients tests/clients
 
-.PHONY: help demo test check format nightly bench docs clean
+.PHONY: help demo test check format nightly clients bench docs clean
 .DELETE_ON_ERROR:
 
 help:  ## Say what can be made
@@ -36,8 +37,12 @@ format: .venv/dev.done  ## Put every file into shape
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-nightly: .venv/dev.done .venv/frameworks.done  ## The long tests: chaos, soaks, traces
+nightly: .venv/dev.done .venv/frameworks.done clients  ## The long tests: chaos, soaks, traces; the vendors' clients
 	$(BIN)/pytest -m nightly --timeout 3600 $(TEST_ARGS) || [ $$? -eq 5 ]  # 5: there are none
+
+clients: .venv/dev.done .venv/frameworks.done .venv-clients/made .venv-clients-sagemaker/made  ## The vendors' own clients, in environments of their own
+	.venv-clients/bin/pytest $(CLIENTS) $(TEST_ARGS)
+	.venv-clients-sagemaker/bin/pytest $(CLIENTS) $(TEST_ARGS)
 
 bench: .venv/train.done .venv/bench.done  ## Speed against the peers; needs wrk
 	$(BIN)/python bench/run.py $(BENCH_ARGS)
@@ -46,7 +51,7 @@ docs: .venv/dev.done  ## Write the reference pages anew from the code
 	$(BIN)/python docs/generate.py
 
 clean:  ## Remove what the others made
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist bench/out examples/*/out
+	rm -rf .venv .venv-clients .venv-clients-sagemaker .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist bench/out examples/*/out
 
 # A stamp is touched last, so an install that was cut off is done again.
 .venv/made:
@@ -64,4 +69,12 @@ clean:  ## Remove what the others made
 
 .venv/%.done: .venv/made pyproject.toml constraints.txt
 	$(PIP) install --editable ".[$*]"
+	@touch $@
+
+.venv-clients/made: tests/clients/requirements.txt
+.venv-clients-sagemaker/made: tests/clients/requirements-sagemaker.txt
+# mlflow-torchserve asks for torch to see whether something is a tensor; the full list says what else is needed.
+.venv-clients/made .venv-clients-sagemaker/made: .venv/made
+	.venv/bin/python -m venv $(@D)
+	PIP_DISABLE_PIP_VERSION_CHECK=1 $(@D)/bin/pip install --no-deps --requirement $(filter %.txt,$^)
 	@touch $@

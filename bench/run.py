@@ -1,7 +1,7 @@
 """`make bench`: measure rung beside its peers. See README.md here for what each part does.
 
-usage: run.py [serving] [startup] [swap] [overload] [hot-path] [all] [--rounds N] [--seconds S] [--only tiny,seg]
-              [--servers rung,probe] [--quick]
+usage: run.py [serving] [startup] [swap] [overload] [hot-path] [cache] [all] [--rounds N] [--seconds S]
+              [--only tiny,seg] [--servers rung,probe] [--quick]
 """
 
 import argparse
@@ -9,6 +9,7 @@ import os
 import resource
 import sys
 
+from cache import cache
 from hot_path import hot_path
 from overload import overload
 from processes import OUT, SERVERS
@@ -18,7 +19,7 @@ from startup import startup
 from swap import swap
 from workloads import BenchError
 
-PARTS = ("serving", "startup", "swap", "overload", "hot-path")
+PARTS = ("serving", "startup", "swap", "overload", "hot-path", "cache")
 NAMES = {name.replace(" ", "-"): name for name in [*SERVERS, BARE]}
 
 
@@ -57,6 +58,8 @@ def _run(part: str, chosen: argparse.Namespace) -> bool:
             swap(model, swaps=4 if chosen.quick else 20, seconds=chosen.seconds)
     elif part == "overload":
         overload(seconds=chosen.seconds)
+    elif part == "cache":
+        cache()
     else:
         hot_path()
     return False

@@ -114,7 +114,8 @@ class Metrics:
         if b"application/openmetrics-text" in accept:
             from prometheus_client.openmetrics import exposition
 
-            return self.open_content_type, exposition.generate_latest(self._registry)
+            page: bytes = exposition.generate_latest(self._registry)  # type: ignore[no-untyped-call]  # theirs has none
+            return self.open_content_type, page
         return self.content_type, generate_latest(self._registry)
 
 

@@ -124,6 +124,8 @@ class Flights:
         # The computation counted one of them, unless no call of the model gave the answer (`batch` 0).
         counted = 0 if response is not None and not response.batch else 1
         self._count(waiting[counted:], error)
+        # Tickets know their flight: without this, answers would wait for the collector of cycles.
+        flight.waiting = []
         for ticket in waiting:
             ticket.settle(response, error)
 
@@ -149,6 +151,7 @@ class Flights:
             if self._held is not None:
                 self._held.recorder.failed(error, monotonic() - request.arrived)
         elif flight.task is not None:
+            flight.waiting = []
             self._forget(key, flight)
             flight.task.cancel()
 

@@ -1,4 +1,6 @@
 import asyncio
+import gc
+import weakref
 from time import monotonic
 
 import numpy as np
@@ -203,3 +205,19 @@ async def test_an_error_that_nobody_foresaw_reaches_everybody_too():
     predictor = Coalescer(broken)
     answers = await asyncio.gather(*(predictor(request(1)) for _ in range(2)), return_exceptions=True)
     assert [type(answer) for answer in answers] == [TypeError] * 2
+
+
+@pytest.mark.asyncio
+async def test_an_answer_is_freed_when_the_last_caller_drops_it():
+    inner = Slow()
+    inner.go.set()
+    predictor = Coalescer(inner)
+    gc.disable()
+    try:
+        response = await predictor(request(1))
+        seen = weakref.ref(response.outputs["y"])
+        del response
+        await settle()
+        assert seen() is None
+    finally:
+        gc.enable()

@@ -26,7 +26,7 @@ from rung.domain.rules import Outcome, Verdict
 
 __all__ = ["Stage", "log_bayes_factor", "log_evidence", "srm"]
 
-_CONCENTRATIONS = (2.0, 100.0, 1_000.0, 10_000.0)
+_CONCENTRATIONS = (100.0, 1_000.0)
 """How near the alternative lies to the null: as many imagined units."""
 
 
@@ -39,7 +39,7 @@ class Stage(msgspec.Struct, frozen=True):
     """By arm; they need not add up to 1."""
 
 
-def srm(stages: Sequence[Stage], *, alpha: float = 0.001, before: float = 1.0) -> Verdict:
+def srm(stages: Sequence[Stage], *, alpha: float = 0.01, before: float = 1.0) -> Verdict:
     """Whether the shares are not what was asked for: `fail`, or `inconclusive`. It never passes.
 
     Forced arms and segments are left out by whoever counts.
@@ -79,7 +79,9 @@ def log_evidence(stages: Sequence[Any]) -> Any:
     import numpy as np
 
     weights = [1 / (number * (number + 1)) for number in range(1, len(stages) + 1)]
-    parts = [sum(stages, 0.0), math.log(1 - sum(weights)) + 0 * sum(stages, 0.0)]
+    total = np.asarray(sum(stages), dtype=float)
+    # The weight of stages that have not begun stays what it is.
+    parts = [total, np.full_like(total, math.log(1 - sum(weights)))]
     parts += [math.log(weight) + log for weight, log in zip(weights, stages, strict=True)]
     return np.logaddexp.reduce(parts) - math.log(2)
 

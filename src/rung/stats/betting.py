@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["log_wealth", "noninferiority"]
 
-_BETS = 16
+_BETS = 8
 """How many bets the average is over."""
 
 
@@ -89,7 +89,7 @@ def log_wealth(differences: "Array", margin: float) -> "Array":
 
     # The worst row loses bet * (1 - margin).
     largest = 1 / (1 - margin) if margin < 1 else 1.0
-    bets = largest * np.geomspace(0.003, 0.95, _BETS)
+    bets = largest * np.geomspace(0.02, 0.9, _BETS)
     gains = margin - differences
     wealth = [np.cumsum(np.log1p(bet * gains), axis=-1) for bet in bets]
     return np.asarray(logsumexp(wealth, axis=0) - math.log(_BETS))

@@ -1,4 +1,4 @@
-"""Intervals for figures that are looked at once, when all units are in. While a run goes on, use those of `sequential`."""
+"""Intervals for figures that are looked at once, when all units are in; before that, use those of `sequential`."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -31,9 +31,8 @@ class Interval(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {name}" for name, count in self.counts.items())
-        return (
-            f"{self.estimate:.4g} [{self.low:.4g}, {self.high:.4g}] ({100 * self.level:g} %, {self.method}; {counts})"
-        )
+        ends = f"[{self.low:.4g}, {self.high:.4g}]"
+        return f"{self.estimate:.4g} {ends} ({100 * self.level:g} %, {self.method}; {counts})"
 
 
 def wilson(events: int, count: int, *, level: float = 0.95) -> Interval:

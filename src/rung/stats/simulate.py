@@ -6,7 +6,8 @@ real one.
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -62,7 +63,8 @@ class Traffic(msgspec.Struct, frozen=True):
     """At equal distances."""
 
 
-class Sums(NamedTuple):
+@dataclass(frozen=True)
+class Sums:
     """`Moments` of many runs at every look: arrays of shape (runs, looks)."""
 
     count: "Array"
@@ -240,8 +242,9 @@ def expected_units(
     if not (0 < base_rate < 1 and effect > 0 and base_rate + effect <= 1 and 0 < share < 1):
         raise ConfigurationError("A harm to be found lies above 0, and the rates with and without it between 0 and 1.")
     tau = effect if tau is None else tau
-    mean = base_rate + share * effect
-    closed = units_needed(mean * (1 - mean), effect, share=share, alpha=alpha, power=power, tau=tau)
+    mean, worse = base_rate + share * effect, base_rate + effect
+    apart = share * base_rate * (1 - base_rate) + (1 - share) * worse * (1 - worse)
+    closed = units_needed(max(mean * (1 - mean), apart), effect, share=share, alpha=alpha, power=power, tau=tau)
     end = max(2 * closed, 2_000)
     while True:
         looks = np.unique(np.geomspace(50, end, 300).astype(int))

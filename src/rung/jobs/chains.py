@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Connection, case, select, text, update
 
 from rung.domain.jobs import State
-from rung.jobs.tables import JOBS, LINKS, encode
+from rung.jobs.tables import JOBS, LINKS, encode, on_ids
 
 __all__ = ["Ended", "cancel_descendants", "hold_keys", "open_parents", "revive", "start_next"]
 
@@ -69,10 +69,13 @@ def start_next(
         _start_heads(connection, sorted(free), now)
 
 
+_CHILDREN = on_ids("SELECT child FROM rung_job_links WHERE parent {ids}")
+
+
 def _count_off(connection: Connection, done: list[int]) -> list[int]:
     """Note in the children of these parents that they are done; returns the children's ids."""
     counts: dict[int, int] = {}
-    for (child,) in connection.execute(select(LINKS.c.child).where(LINKS.c.parent.in_(done))):
+    for (child,) in connection.execute(_CHILDREN[connection.dialect.name], {"ids": encode(done)}):
         counts[child] = counts.get(child, 0) + 1
     if not counts:
         return []

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, func, select, text, tuple_, update
+from sqlalchemy import Connection, func, select, text, update
 
 from rung.domain.jobs import LONGEST_BACKOFF, Job, Line, share
 from rung.jobs.chains import Ended, hold_keys, start_next
-from rung.jobs.tables import CLOCK, JOBS, decode
+from rung.jobs.tables import CLOCK, JOBS, decode, encode, on_ids, on_leases
 
 __all__ = ["Claim", "lines_of", "promotable", "promote", "renew", "sweep", "sweep_due", "take"]
 
@@ -120,24 +120,21 @@ def _front(connection: Connection, line: Line, last: int, count: int) -> list[in
     return [id for (id,) in connection.execute(_FRONTS[connection.dialect.name], parameters)]
 
 
+_LEASE = on_ids("""
+UPDATE rung_jobs SET
+  state = 'leased', token = token + 1, attempts = attempts + 1, worker = :worker, lease_seconds = :seconds,
+  expires = CAST(:now AS float8) + :seconds, started = :now, progress = 0.0, note = NULL
+WHERE id {ids}
+RETURNING
+  id, kind, state, arguments, rank, key, owner, idempotency_key, after, pending, cancelled_by, run_at, attempts,
+  max_attempts, backoff, timeout, token, worker, lease_seconds, expires, progress, note, result, error,
+  created, started, finished
+""")
+
+
 def _lease(connection: Connection, ids: list[int], claim: Claim, now: float) -> list[Job]:
-    rows = connection.execute(
-        update(JOBS)
-        .where(JOBS.c.id.in_(ids))
-        .values(
-            state="leased",
-            token=JOBS.c.token + 1,
-            attempts=JOBS.c.attempts + 1,
-            worker=claim.worker,
-            lease_seconds=claim.seconds,
-            expires=now + claim.seconds,
-            started=now,
-            progress=0.0,
-            note=None,
-        )
-        .returning(*JOBS.c)
-    )
-    jobs = {row.id: decode(row) for row in rows}
+    parameters = {"ids": encode(ids), "worker": claim.worker, "seconds": claim.seconds, "now": now}
+    jobs = {row[0]: decode(row) for row in connection.execute(_LEASE[connection.dialect.name], parameters)}
     return [jobs[id] for id in ids]
 
 
@@ -155,18 +152,21 @@ def promotable(connection: Connection, now: float) -> bool:
     return connection.execute(due).first() is not None
 
 
+_RENEW = on_leases("""
+UPDATE rung_jobs SET lease_seconds = :seconds, expires = CAST(:now AS float8) + :seconds
+FROM {held}
+WHERE rung_jobs.id = held.id AND rung_jobs.token = held.token AND rung_jobs.state = 'leased'
+RETURNING rung_jobs.id
+""")
+
+
 def renew(connection: Connection, jobs: Iterable[Job], seconds: float, now: float) -> set[int]:
     """Let these leases run until `seconds` from now; returns the ids of those that are still held."""
-    held = [(job.id, job.token) for job in jobs]
+    held = [{"id": job.id, "token": job.token} for job in jobs]
     if not held:
         return set()
-    rows = connection.execute(
-        update(JOBS)
-        .where(JOBS.c.state == "leased", tuple_(JOBS.c.id, JOBS.c.token).in_(held))
-        .values(lease_seconds=seconds, expires=now + seconds)
-        .returning(JOBS.c.id)
-    )
-    return {id for (id,) in rows}
+    parameters = {"held": encode(held), "seconds": seconds, "now": now}
+    return {id for (id,) in connection.execute(_RENEW[connection.dialect.name], parameters)}
 
 
 def sweep_due(connection: Connection, now: float) -> bool:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Row, delete, select, text, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, select, update
 
 from rung.domain.errors import Conflict, InvalidInput, NotFound, TooLarge
 from rung.domain.jobs import ENDED, Job, State, backoff
 from rung.jobs.chains import Ended, hold_keys, revive, start_next
-from rung.jobs.tables import JOBS, LINKS, decode, encode
+from rung.jobs.tables import JOBS, LINKS, decode, encode, on_leases
 
 __all__ = [
     "PURGED_AT_ONCE",
@@ -59,24 +59,12 @@ def clean(words: str) -> str:
     return words.replace("\0", "\\0").encode(errors="backslashreplace").decode()[:_LONGEST_TEXT]
 
 
-_END = """
-UPDATE rung_jobs SET state = 'done', finished = :now, progress = 1.0, expires = NULL, error = NULL,
-  result = ended.result
-FROM {ended}
-WHERE rung_jobs.id = ended.id AND rung_jobs.token = ended.token AND rung_jobs.state = 'leased'
+_END = on_leases("""
+UPDATE rung_jobs SET state = 'done', finished = :now, progress = 1.0, expires = NULL, error = NULL, result = held.result
+FROM {held}
+WHERE rung_jobs.id = held.id AND rung_jobs.token = held.token AND rung_jobs.state = 'leased'
 RETURNING rung_jobs.id
-"""
-_ENDS = {
-    "sqlite": text(
-        _END.format(
-            ended="(SELECT value ->> 'id' AS id, value ->> 'token' AS token, value ->> 'result' AS result"
-            " FROM json_each(:ended)) AS ended"
-        )
-    ),
-    "postgresql": text(
-        _END.format(ended="json_to_recordset(CAST(:ended AS json)) AS ended(id bigint, token bigint, result text)")
-    ),
-}
+""")
 
 
 def complete(connection: Connection, completions: Sequence[Completion], now: float) -> list[Exception | None]:
@@ -117,8 +105,8 @@ def _result(value: Any) -> str:
 
 def _end(connection: Connection, completions: Sequence[Completion], results: dict[int, str], now: float) -> set[int]:
     rows = [{"id": one.job.id, "token": one.job.token, "result": results[one.job.id]} for one in completions]
-    statement = _ENDS[connection.dialect.name]
-    return {id for (id,) in connection.execute(statement, {"now": now, "ended": encode(rows)})}
+    statement = _END[connection.dialect.name]
+    return {id for (id,) in connection.execute(statement, {"now": now, "held": encode(rows)})}
 
 
 def lost(job: Job) -> Conflict:

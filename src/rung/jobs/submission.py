@@ -1,6 +1,6 @@
 """How a job gets into the table."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, insert, select, text, tuple_
@@ -14,8 +14,35 @@ __all__ = ["add"]
 
 _LONGEST_NAME = 200
 _LARGEST = 4 << 20
+_LARGEST_PART = 32 << 20
 _FURTHEST_PRIORITY = 1_000_000
 _CHUNK = 500  # identities in one statement: SQLite takes 32,766 parameters
+
+_INSERT = """
+INSERT INTO rung_jobs (
+  id, kind, state, arguments, rank, key, owner, idempotency_key, after, pending, cancelled_by, run_at, attempts,
+  max_attempts, backoff, timeout, token, progress, error, created, finished)
+"""
+_INSERTS = {
+    # NULLs are made here: the driver takes 3 us to bind a None, more than all the rest of a row.
+    "sqlite": f"""{_INSERT}
+VALUES (
+  :id, :kind, :state, :arguments, :rank, nullif(:key, ''), :owner, nullif(:idempotency_key, ''), nullif(:after, ''),
+  :pending, nullif(:cancelled_by, 0), :run_at, 0, :max_attempts, :backoff, :timeout, 0, 0.0, nullif(:error, ''),
+  :created, nullif(:finished, 0.0))
+""",
+    # All rows in one parameter: several times faster than a statement for each.
+    "postgresql": f"""{_INSERT}
+SELECT
+  id, kind, state, arguments, rank, nullif(key, ''), owner, nullif(idempotency_key, ''), nullif(after, ''), pending,
+  nullif(cancelled_by, 0), run_at, 0, max_attempts, backoff, timeout, 0, 0.0, nullif(error, ''), created,
+  nullif(finished, 0.0)
+FROM json_to_recordset(CAST(%(rows)s AS json)) AS fresh(
+  id bigint, kind text, state text, arguments text, rank integer, key text, owner text, idempotency_key text,
+  after text, pending integer, cancelled_by bigint, run_at float8, max_attempts integer, backoff float8,
+  timeout float8, error text, created float8, finished float8)
+""",  # noqa: S608 - a constant
+}
 
 _Identity = tuple[str, str, str]
 
@@ -43,8 +70,9 @@ def add(connection: Connection, jobs: Sequence[NewJob], now: float) -> list[int]
         _wait(rows[place], jobs[place].after, parents, now)
         if identity := identities[place]:
             known[identity] = id
-    if fresh:
-        connection.execute(insert(JOBS), [rows[place] for place in fresh])
+    for part in _parts([rows[place] for place in fresh]):
+        sqlite = connection.dialect.name == "sqlite"
+        connection.exec_driver_sql(_INSERTS[connection.dialect.name], part if sqlite else {"rows": encode(part)})
     links = [{"parent": parent, "child": ids[place]} for place in fresh for parent in set(jobs[place].after)]
     if links:
         connection.execute(insert(LINKS), links)
@@ -75,27 +103,38 @@ def _row(job: NewJob, now: float) -> dict[str, Any]:
         "state": "waiting" if job.key else "scheduled" if job.run_at > now else "ready",
         "arguments": arguments,
         "rank": -job.priority,
-        "key": job.key or None,
+        "key": job.key,
         "owner": job.owner,
-        "idempotency_key": job.idempotency_key or None,
-        "after": encode(job.after) if job.after else None,
+        "idempotency_key": job.idempotency_key,
+        "after": encode(job.after) if job.after else "",
         "pending": 0,
-        "cancelled_by": None,
+        "cancelled_by": 0,
         "run_at": job.run_at or now,
-        "attempts": 0,
         "max_attempts": job.max_attempts,
         "backoff": job.backoff,
         "timeout": job.timeout,
-        "token": 0,
-        "progress": 0.0,
-        "error": None,
+        "error": "",
         "created": now,
-        "finished": None,
+        "finished": 0.0,
     }
 
 
+def _parts(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """The rows in parts that a database takes as one parameter."""
+    part: list[dict[str, Any]] = []
+    size = 0
+    for row in rows:
+        if part and size + len(row["arguments"]) > _LARGEST_PART:
+            yield part
+            part, size = [], 0
+        part.append(row)
+        size += len(row["arguments"])
+    if part:
+        yield part
+
+
 def _check_name(field: str, name: str) -> None:
-    if len(name) > _LONGEST_NAME or not name.isprintable():
+    if name and (len(name) > _LONGEST_NAME or not name.isprintable()):
         raise InvalidInput(f"{field} {name!r:.80} has to be at most {_LONGEST_NAME} printable characters", field=field)
 
 

@@ -6,11 +6,11 @@ Their columns and indexes are made by `rung.store.migrations`.
 from typing import Any
 
 import msgspec
-from sqlalchemy import BigInteger, Column, Double, Integer, MetaData, Row, Table, Text
+from sqlalchemy import BigInteger, Column, Double, Integer, MetaData, Row, Table, Text, TextClause, text
 
 from rung.domain.jobs import Job
 
-__all__ = ["CLOCK", "JOBS", "LINKS", "SCHEDULES", "decode", "encode"]
+__all__ = ["CLOCK", "JOBS", "LINKS", "SCHEDULES", "decode", "encode", "on_ids", "on_leases"]
 
 _METADATA = MetaData()
 
@@ -53,6 +53,36 @@ _json = msgspec.json.Encoder().encode
 _plain = msgspec.json.Decoder().decode
 
 
+def on_ids(statement: str) -> dict[str, TextClause]:
+    """A statement for each dialect, its `{ids}` a condition on a list of ids: the parameter `ids`, as JSON.
+
+    One parameter, where SQLAlchemy's `in_` makes one of each id: that would be most of the cost of a batch.
+    """
+    return {
+        "sqlite": text(statement.format(ids="IN (SELECT value FROM json_each(:ids))")),
+        "postgresql": text(
+            statement.format(ids="= ANY (ARRAY(SELECT CAST(json_array_elements_text(CAST(:ids AS json)) AS bigint)))")
+        ),
+    }
+
+
+def on_leases(statement: str) -> dict[str, TextClause]:
+    """A statement for each dialect, its `{held}` a table of id, token and result: the parameter `held`, as JSON."""
+    return {
+        "sqlite": text(
+            statement.format(
+                held="(SELECT value ->> 'id' AS id, value ->> 'token' AS token, value ->> 'result' AS result"
+                " FROM json_each(:held)) AS held"
+            )
+        ),
+        "postgresql": text(
+            statement.format(
+                held="json_to_recordset(CAST(:held AS json)) AS held(id bigint, token bigint, result text)"
+            )
+        ),
+    }
+
+
 def encode(value: Any) -> str:
     """Plain values as JSON text. Raises TypeError for others."""
     return _json(value).decode()
@@ -60,29 +90,34 @@ def encode(value: Any) -> str:
 
 def decode(row: "Row[Any]") -> Job:
     """A row of all columns of `JOBS` as a job."""
+    # By place: asking a row for its columns by name would be the dearest step of a claim.
+    cells: Any = row
+    id, kind, state, arguments, rank, key, owner, idempotency_key, after, _, _, run_at, attempts = cells[:13]
+    max_attempts, pause, timeout, token, worker, _, expires, progress, note, result, error = cells[13:24]
+    created, started, finished = cells[24:]
     return Job(
-        id=row.id,
-        kind=row.kind,
-        state=row.state,
-        arguments=_plain(row.arguments),
-        priority=-row.rank,
-        key=row.key or "",
-        owner=row.owner,
-        idempotency_key=row.idempotency_key or "",
-        after=tuple(_plain(row.after)) if row.after else (),
-        run_at=row.run_at,
-        attempts=row.attempts,
-        max_attempts=row.max_attempts,
-        backoff=row.backoff,
-        timeout=row.timeout,
-        token=row.token,
-        worker=row.worker or "",
-        expires=row.expires or 0.0,
-        progress=row.progress,
-        note=row.note or "",
-        result=_plain(row.result) if row.result else None,
-        error=row.error or "",
-        created=row.created,
-        started=row.started or 0.0,
-        finished=row.finished or 0.0,
+        id=id,
+        kind=kind,
+        state=state,
+        arguments=_plain(arguments),
+        priority=-rank,
+        key=key or "",
+        owner=owner,
+        idempotency_key=idempotency_key or "",
+        after=tuple(_plain(after)) if after else (),
+        run_at=run_at,
+        attempts=attempts,
+        max_attempts=max_attempts,
+        backoff=pause,
+        timeout=timeout,
+        token=token,
+        worker=worker or "",
+        expires=expires or 0.0,
+        progress=progress,
+        note=note or "",
+        result=_plain(result) if result else None,
+        error=error or "",
+        created=created,
+        started=started or 0.0,
+        finished=finished or 0.0,
     )

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 from rung.domain.errors import Forbidden, RungError, TooLarge, Unauthenticated
@@ -55,7 +56,9 @@ class Access:
             told = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        await self._inner(scope, replay, send)
+        # What a route failed on has been answered and logged; Starlette raises it again, for uvicorn to log twice.
+        with suppress(Exception):
+            await self._inner(scope, replay, send)
 
     def _check(self, path: str, headers: dict[bytes, str]) -> None:
         if path in _OPEN:

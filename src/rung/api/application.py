@@ -32,6 +32,14 @@ _TAGS = [
     {"name": "releases", "description": "Which versions answer whom. Every move is a link of the model's ledger."},
     {"name": "jobs", "description": "Work that can wait."},
 ]
+_QUIET: Any = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+}
+"""FastAPI would otherwise send spans wherever the environment says."""
 
 
 class Failure(msgspec.Struct):
@@ -51,6 +59,7 @@ def create(services: Services) -> Any:
         # The pages that FastAPI offers load scripts from another host.
         docs_url=None,
         redoc_url=None,
+        telemetry=_QUIET,
     )
     application.state.services = services
     for part in (health, models, releases, jobs):

@@ -33,6 +33,11 @@ class Lines:
         self._put(None)
         self._writer.join(1.0)
 
+    @property
+    def waiting(self) -> int:
+        """Lines that are not written yet."""
+        return self._waiting.qsize()
+
     def forward(self, role: str, line: bytes) -> None:
         """Pass a line of a role on. What is no JSON object becomes the text of an event."""
         try:

@@ -11,8 +11,9 @@ __all__ = ["check_exposure", "reserve", "url"]
 
 def check_exposure(settings: ProjectSettings) -> None:
     """Refuse to be reached from other machines without a key."""
-    for name, host in (("serve.host", settings.serve.host), ("control.host", settings.control.host)):
-        if host and not _is_loopback(host) and not settings.control.keys:
+    hosts = {"serve.host": settings.serve.host, "control.host": settings.control.host or settings.serve.host}
+    for name, host in hosts.items():
+        if not _is_loopback(host) and not settings.control.keys:
             raise ConfigurationError(
                 f"`{name}` = {host!r} lets other machines in, so a key is needed: set RUNG_CONTROL_KEY to at least "
                 "16 random characters, or keep to 127.0.0.1"
@@ -32,6 +33,7 @@ def reserve(host: str, port: int, flag: str) -> socket.socket:
     Raises:
         ConfigurationError: the address cannot be had, or somebody listens there.
     """
+    held: socket.socket | None = None
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         if port:
@@ -45,6 +47,8 @@ def reserve(host: str, port: int, flag: str) -> socket.socket:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         held.bind(address)
     except (OSError, UnicodeError) as error:
+        if held is not None:
+            held.close()
         reason = getattr(error, "strerror", None) or error
         raise ConfigurationError(
             f"cannot listen on {host}:{port}: {reason}; choose another with {flag} (0 picks a free one) or --host"

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,9 @@ FILE = "rung.toml"
 _CONTROL_KEY = "RUNG_CONTROL_KEY"
 _EXAMPLE = '[project]\nname = "{name}"\n\n[models.{name}]   # optional: one section a model'
 _Path = tuple[str, ...]
+_SECRET = frozenset({("control", "keys")})
+_KEY = re.compile(r"[!-~]{16,}", re.ASCII)
+"""What a header can carry, and nobody guesses."""
 
 
 def load_project(
@@ -37,10 +41,14 @@ def load_project(
     given = flags or {}
     door = overlay(DoorSettings, settings.serve.door, {}, environ, "RUNG_DOOR_")
     serve = overlay(type(settings.serve), settings.serve, given.get("serve", {}), environ, "RUNG_")
-    control = overlay(ControlSettings, settings.control, given.get("control", {}), environ, "RUNG_CONTROL_")
+    control = overlay(ControlSettings, settings.control, given.get("control", {}), _open(environ), "RUNG_CONTROL_")
     if key := environ.get(_CONTROL_KEY):
-        keys = (*control.keys, key)
-        control = overlay(ControlSettings, control, {"keys": keys}, {}, "")
+        control = msgspec.structs.replace(control, keys=(*control.keys, key))
+    if any(not _KEY.fullmatch(key) for key in control.keys):
+        raise ConfigurationError(
+            f"a key of the control API ([control] keys, or {_CONTROL_KEY}) must be at least 16 printable ASCII "
+            "characters without spaces"
+        )
     if not settings.project.name:
         named = msgspec.structs.replace(settings.project, name=folder.resolve().name)
         settings = msgspec.structs.replace(settings, project=named)
@@ -51,6 +59,11 @@ def load_project(
         control=control,
         workers=overlay(WorkerSettings, settings.workers, given.get("workers", {}), environ, "RUNG_WORKERS_"),
     )
+
+
+def _open(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment without a variable whose slips would be quoted."""
+    return {name: value for name, value in environ.items() if name != "RUNG_CONTROL_KEYS"}
 
 
 def read_project(folder: Path) -> ProjectSettings:
@@ -122,7 +135,8 @@ def _value(kind: Any, value: Any, path: _Path) -> Any:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise _Slip(path, f"`{_dotted(path)}` = {value!r:.80} will not do: {error}") from None
+        shown = "" if path in _SECRET else f" = {value!r:.80}"
+        raise _Slip(path, f"`{_dotted(path)}`{shown} will not do: {error}") from None
 
 
 def _model(kind: type[Any], name: str, table: Any, path: _Path) -> Any:

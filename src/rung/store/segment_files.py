@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 
 import msgspec
 
@@ -123,13 +123,14 @@ class SegmentFiles:
             os.close(file)
         if not self._size:
             self._path.unlink(missing_ok=True)
-            self._number -= 1
 
     def _create(self) -> None:
         salt = int.from_bytes(secrets.token_bytes(4), "little")
-        self._path = self.home / f"{self._number + 1:012d}-{salt:08x}.seg"
+        # By the clock: numbers go on rising, and readers with them, also after somebody emptied the folder.
+        number = max(self._number + 1, int(time()))
+        self._path = self.home / f"{number:012d}-{salt:08x}.seg"
         self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        self._number += 1
+        self._number = number
         self._salt, self._size, self._born = salt, 0, monotonic()
         folder = os.open(self.home, os.O_RDONLY | os.O_DIRECTORY)
         try:

@@ -108,13 +108,16 @@ def climb(
             return Climb("open", "", rollout.percent, sums.units, late)
 
 
-def released(ladder: tuple[float, ...]) -> Release:
-    """A release at the first stage of a ladder, that lies in no chain: to plan with on paper."""
+def released(ladder: tuple[float, ...], stage: int = 0) -> Release:
+    """A release at a stage of a ladder, each entered a second after the one before, that lies in no chain."""
     stable = Arm("stable", 1, "a" * 64, "stable", BUCKETS)
     began = _BEGAN.isoformat(timespec="microseconds")
     draft = moves.begin(None, "model", stable, Move("release", "simulation"))
     at_first = moves.at_stage(draft, stable, Rollout(2, "b" * 64, ladder, 0, began, began))
-    return msgspec.structs.replace(at_first, epoch=1, at=began)
+    release = msgspec.structs.replace(at_first, epoch=1, at=began)
+    for number in range(stage):
+        release = _next(release, _BEGAN + timedelta(seconds=number + 1))
+    return release
 
 
 def _next(release: Release, now: datetime) -> Release:

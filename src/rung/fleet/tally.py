@@ -111,7 +111,7 @@ class Tally:
     @property
     def latency(self) -> Histogram:
         """One duration per unit: that of one of its requests, drawn by hash."""
-        return Histogram(dict(self._bins))
+        return Histogram({place: count for place, count in self._bins.items() if count})
 
     @property
     def heaviest(self) -> float:

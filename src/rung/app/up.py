@@ -76,7 +76,7 @@ def _setups(settings: ProjectSettings, replicas: int, level: str) -> list[Setup]
         )
 
     return [
-        *(setup("replica", number) for number in range(1, replicas + 1)),
         setup("control", 1),
+        *(setup("replica", number) for number in range(1, replicas + 1)),
         *(setup("worker", number) for number in range(1, settings.workers.count + 1)),
     ]

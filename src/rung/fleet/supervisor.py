@@ -193,8 +193,7 @@ class Supervisor:
                 role.state = msgspec.structs.replace(role.state, state="stopping")
                 role.process.ask_to_end()
             self._write()
-            door = group[0].setup.settings.serve.door if group else None
-            grace = 5.0 + (door.drain_seconds if door and names == ("replica",) else 5.0)
+            grace = max((_grace(role.setup) for role in group), default=0.0)
             deadline = time.monotonic() + grace
             # A second signal ends it at once.
             while any(role.process for role in group) and time.monotonic() < deadline and self._signals < 2:
@@ -239,6 +238,16 @@ class Supervisor:
     def _write(self) -> None:
         self._state.roles = [role.state for role in self._roles]
         write_state(self._folder, self._state)
+
+
+def _grace(setup: Setup) -> float:
+    """Seconds that a role gets to end by itself: what it is allowed for its work, and some for the rest."""
+    allowed = {
+        "control": 5.0,
+        "worker": setup.settings.workers.drain_seconds,
+        "replica": setup.settings.serve.door.drain_seconds,
+    }
+    return allowed[setup.role] + 5.0
 
 
 def clear_orphans(folder: Path) -> None:

@@ -127,8 +127,10 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Worker processes."""
     jobs: _AtLeastOne = 2
     """Jobs at once in one worker."""
-    poll_seconds: _Seconds = 1.0
-    """How often an idle worker looks for a job."""
+    poll_seconds: _Seconds = 0.25
+    """Longest pause between two looks of an idle worker."""
+    drain_seconds: Annotated[float, msgspec.Meta(ge=0)] = 10.0
+    """Time that running jobs get to finish when the project stops; then they are handed back."""
 
 
 class ProjectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

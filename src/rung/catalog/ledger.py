@@ -8,22 +8,27 @@ disk as in a bucket; whoever loses reads again and decides anew. Links are never
 """
 
 import hashlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import msgspec
+import structlog
 
 from rung.domain.errors import BundleError, Conflict, InvalidInput, NotFound
 from rung.domain.names import check_name
 from rung.domain.releases import BUCKETS, Release
 from rung.ports import BlobStore
 
-__all__ = ["FOLDER", "Link", "ReleaseFollower", "append", "last", "links", "models"]
+__all__ = ["FOLDER", "Link", "ReleaseFollower", "append", "back", "last", "links", "models", "read"]
 
 FOLDER = "releases"
 FORMAT = 1
+_LINK = re.compile(r"\d{12}\.json", re.ASCII)
 _encode = msgspec.json.Encoder(order="sorted").encode
 _decode = msgspec.json.Decoder(Release).decode
+_log = structlog.get_logger(__name__)
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -52,7 +57,7 @@ def read(store: BlobStore, model: str, epoch: int) -> Link:
         raise BundleError(f"{key} cannot be read: {error}") from None
     if release.format != FORMAT:
         raise BundleError(f"{key} has format {release.format}, this rung reads format {FORMAT}: upgrade rung")
-    if (release.model, release.epoch) != (model, epoch) or not _covers(release):
+    if (release.model, release.epoch) != (model, epoch) or not (_covers(release) and _timed(release)):
         raise BundleError(f"{key} is no release of epoch {epoch} of {model}: it was not written by rung")
     return Link(release, hashlib.sha256(data).hexdigest())
 
@@ -66,9 +71,23 @@ def _covers(release: Release) -> bool:
     return at == BUCKETS and bool(release.arms)
 
 
+def _timed(release: Release) -> bool:
+    rollout = release.rollout
+    try:
+        aware = datetime.fromisoformat(release.at).tzinfo is not None
+    except ValueError:
+        return False
+    return aware and (rollout is None or 0 <= rollout.stage < len(rollout.ladder))
+
+
 def models(store: BlobStore) -> list[str]:
-    """Models that have a release, by name."""
-    found = {blob.key.split("/")[1] for blob in store.list(FOLDER) if blob.key.count("/") == 2}
+    """Models that have a release, by name. Folders of other names are passed over."""
+    found = set()
+    for blob in store.list(FOLDER):
+        parts = blob.key.split("/")
+        if len(parts) == 3 and _LINK.fullmatch(parts[2]):
+            with suppress(InvalidInput):
+                found.add(check_name(parts[1]))
     return sorted(found)
 
 
@@ -80,7 +99,7 @@ def last(store: BlobStore, model: str) -> Link | None:
 
 def _epochs(store: BlobStore, model: str) -> list[int]:
     names = [blob.key.rsplit("/", 1)[1] for blob in store.list(f"{FOLDER}/{check_name(model)}")]
-    return sorted(int(name[:12]) for name in names if len(name) == 17 and name[:12].isdecimal())
+    return sorted(int(name[:12]) for name in names if _LINK.fullmatch(name))
 
 
 def links(store: BlobStore, model: str) -> list[Link]:
@@ -97,6 +116,28 @@ def links(store: BlobStore, model: str) -> list[Link]:
             raise BundleError(f"the ledger of {model} is broken at epoch {epoch}: it does not follow the one before")
         chain.append(link)
     return chain
+
+
+def back(store: BlobStore, model: str) -> Iterator[Link]:
+    """The chain from its last link to the first, read one by one: whoever looks for the latest of its kind reads few.
+
+    Raises:
+        BundleError: the link before is missing, unreadable, or not the one that is named.
+    """
+    link = last(store, model)
+    while link is not None:
+        yield link
+        epoch, want = link.release.epoch - 1, link.release.previous
+        if not epoch:
+            return
+        try:
+            link = read(store, model, epoch)
+        except NotFound:
+            raise BundleError(f"the ledger of {model} is broken: epoch {epoch} is missing") from None
+        if link.digest != want:
+            raise BundleError(
+                f"the ledger of {model} is broken at epoch {epoch + 1}: it does not follow the one before"
+            )
 
 
 def append(
@@ -142,28 +183,57 @@ def append(
 
 
 class ReleaseFollower:
-    """What answers now, asked again and again: remembers the last link and looks for the one after it."""
+    """What answers now, asked again and again: remembers the last link and looks for the one after it.
+
+    A link that cannot be read stops its own model where it is, and no other: it is logged once. One that is met
+    with that at its first look takes the last link that can be read.
+    """
 
     def __init__(self, store: BlobStore) -> None:
         self._store = store
         self._known: dict[str, Release | None] = {}
+        self._trouble: dict[str, str] = {}
 
     def poll(self, names: set[str]) -> list[Release]:
-        """The release of each of these models that has one."""
+        """The release of each of these models that has one. Raises what the store raises while it cannot be reached."""
         for name in self._known.keys() - names:
             del self._known[name]
+            self._trouble.pop(name, None)
         for name in names:
-            known = self._known.get(name)
             if name not in self._known:
-                link = last(self._store, name)
-                self._known[name] = known = link.release if link else None
+                self._known[name] = self._begin(name)
             # Rarely more than one step, and a missing link is the usual answer.
-            while (step := self._next(name, known)) is not None:
-                self._known[name] = known = step
+            while (step := self._next(name, self._known[name])) is not None:
+                self._known[name] = step
         return [release for release in self._known.values() if release is not None]
+
+    def _begin(self, name: str) -> Release | None:
+        for epoch in reversed(_epochs(self._store, name)):
+            try:
+                return read(self._store, name, epoch).release
+            except NotFound:
+                continue
+            except BundleError as error:
+                self._complain(name, error)
+        return None
 
     def _next(self, name: str, known: Release | None) -> Release | None:
         try:
-            return read(self._store, name, known.epoch + 1 if known else 1).release
+            release = read(self._store, name, known.epoch + 1 if known else 1).release
         except NotFound:
             return None
+        except BundleError as error:
+            self._complain(name, error)
+            return None
+        self._trouble.pop(name, None)
+        return release
+
+    def _complain(self, name: str, error: BundleError) -> None:
+        if self._trouble.get(name) != str(error):
+            self._trouble[name] = str(error)
+            _log.error(
+                "a release cannot be read; the last one that can stays in force",
+                action="ledger_broken",
+                model=name,
+                reason=str(error),
+            )

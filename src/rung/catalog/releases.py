@@ -123,8 +123,12 @@ def rollout(
     force: bool = False,
     **why: Unpack[Why],
 ) -> Release:
-    """Start a candidate at the first stage of a ladder of percentages; 0 is shadow. Raises as `release` does."""
-    moves.check_ladder(ladder)
+    """Start a candidate at the first stage of a ladder of percentages; 0 is shadow. Raises as `release` does.
+
+    Released by force although it was taken back before, it stays latched: it goes no further by itself.
+    """
+    if moves.check_ladder(ladder)[0] == 100:
+        return release(store, model, version, unit=unit, force=force, **why)
     digest = _digest(store, model, version)
 
     def build(before: Release | None) -> Release:
@@ -143,9 +147,9 @@ def rollout(
     return ledger.append(store, model, build)
 
 
-def shadow(store: BlobStore, model: str, version: int, **why: Unpack[Why]) -> Release:
-    """Let a version answer copies of what others are asked. Raises as `release` does."""
-    return rollout(store, model, version, ladder=(0.0,), force=True, **why)
+def shadow(store: BlobStore, model: str, version: int, *, unit: str = "", **why: Unpack[Why]) -> Release:
+    """Let a version answer copies of what others are asked, also one that was taken back. Raises as `release` does."""
+    return rollout(store, model, version, ladder=(0.0,), unit=unit, force=True, **why)
 
 
 def split(
@@ -155,11 +159,13 @@ def split(
     *,
     unit: str = "",
     segments: tuple[Segment, ...] | None = None,
+    force: bool = False,
     **why: Unpack[Why],
 ) -> Release:
     """Divide the units between versions, in percent; arms are called `v1`, `v2`, ...
 
-    Changed shares move only the units that have to move. `segments` None keeps those there are.
+    Changed shares move only the units that have to move. `segments` None keeps those there are. The version that
+    answered everybody before stays loaded.
 
     Raises:
         NotFound, Conflict: as for `release`.
@@ -171,6 +177,8 @@ def split(
     def build(before: Release | None) -> Release:
         if before is not None and before.rollout is not None:
             raise _busy(before)
+        for version, digest in digests.items():
+            _refuse_latched(before, model, version, digest, force=force)
         named: dict[int, str] = {version: f"v{version}" for version in buckets}
         ranges: Ranges = ()
         if before is not None:
@@ -182,24 +190,29 @@ def split(
         kept = tuple(one for one in kept if segments is not None or one.arm in named.values())
         moves.check_segments(kept, {arm.name for arm in arms})
         draft = moves.begin(before, model, arms[0], _move("split", why), unit)
+        good = None if before is None else before.stable or _last_good(store, before)
         return msgspec.structs.replace(
             draft,
             arms=arms,
             ranges=divide(ranges, {arm.name: arm.share for arm in arms}),
             segments=kept,
-            keep=(),
+            keep=() if good is None or good.version in digests else (good.version,),
+            latched=tuple(one for one in draft.latched if one not in digests.values()),
             rollout=None,
         )
 
     return ledger.append(store, model, build)
 
 
-def promote(store: BlobStore, model: str, version: int | None = None, **why: Unpack[Why]) -> Release:
+def promote(
+    store: BlobStore, model: str, version: int | None = None, *, force: bool = False, **why: Unpack[Why]
+) -> Release:
     """Let the candidate that is under way (or `version`) answer everybody; the former version stays loaded.
 
     Raises:
         NotFound: there is no such version.
-        Conflict: no candidate is under way and no version was given, or somebody else moved first.
+        Conflict: no candidate is under way and no version was given, another candidate is under way, the version
+            was taken back before and `force` is not set, or somebody else moved first.
     """
     digest = "" if version is None else _digest(store, model, version)
 
@@ -209,6 +222,9 @@ def promote(store: BlobStore, model: str, version: int | None = None, **why: Unp
             if before is None or before.rollout is None:
                 raise Conflict(f"no candidate of {model} is under way: say which version to promote")
             chosen, identity = before.rollout.candidate, before.rollout.digest
+        elif before is not None and before.rollout is not None and before.rollout.candidate != chosen:
+            raise _busy(before)
+        _refuse_latched(before, model, chosen, identity, force=force)
         return moves.whole(before, model, chosen, identity, _move("promote", why))
 
     return ledger.append(store, model, build)
@@ -234,10 +250,16 @@ def rollback(
         if before.rollout is not None:
             good, keep = before.main, before.keep
         else:
-            good, keep = _last_good(store, before), ()
+            found, keep = _last_good(store, before), ()
+            if found is None:
+                raise Conflict(
+                    f"no other version of {model} that is still there answered everybody before: "
+                    "there is nothing to go back to"
+                )
+            good = found
         draft = moves.whole(before, model, good.version, good.digest, _move("rollback", why))
         bad = [arm.digest for arm in before.arms if arm.digest and arm.version != good.version] if latch else []
-        return msgspec.structs.replace(draft, keep=keep, latched=tuple(dict.fromkeys((*before.latched, *bad))))
+        return msgspec.structs.replace(draft, keep=keep, latched=tuple(dict.fromkeys((*draft.latched, *bad))))
 
     return ledger.append(store, model, build)
 
@@ -249,7 +271,7 @@ def advance(store: BlobStore, seen: Release, **why: Unpack[Why]) -> Release:
     """Take the candidate of `seen` to the next stage of its ladder; a stage of 100 makes it the stable version.
 
     Raises:
-        Conflict: the release has moved on from `seen`, or there is no next stage.
+        Conflict: the release has moved on from `seen`, there is no next stage, or the candidate was taken back before.
     """
 
     def build(before: Release | None) -> Release:
@@ -257,6 +279,8 @@ def advance(store: BlobStore, seen: Release, **why: Unpack[Why]) -> Release:
         rollout, stable = before.rollout, before.stable
         if rollout is None or stable is None or rollout.stage + 1 >= len(rollout.ladder):
             raise Conflict(f"{seen.model} has no further stage to go to")
+        # Also where it was started by force: only a person lets it climb.
+        _refuse_latched(before, seen.model, rollout.candidate, rollout.digest, force=False)
         following = msgspec.structs.replace(rollout, stage=rollout.stage + 1, entered="", held="")
         if following.percent >= 100:
             return moves.whole(before, seen.model, rollout.candidate, rollout.digest, _move("promote", why))
@@ -308,14 +332,27 @@ def _stable(store: BlobStore, before: Release | None, model: str, candidate: int
     raise Conflict(f"{model} has no other version to compare {candidate} with: release it whole")
 
 
-def _last_good(store: BlobStore, before: Release) -> Arm:
+def _last_good(store: BlobStore, before: Release) -> Arm | None:
     """The version that answered everybody before the one that does, or before the split that there is."""
-    bad = before.main if before.stable is not None else None
-    for link in reversed(ledger.links(store, before.model)):
+    bad = before.main.version if before.stable is not None else 0
+    returned = 0
+    for link in ledger.back(store, before.model):
         arm = link.release.stable
-        if arm is not None and arm.digest not in before.latched and (bad is None or arm.version != bad.version):
+        # What a rollback went back over was taken back: it stands again at what was before that.
+        if arm is None or (returned and arm.version != returned):
+            continue
+        returned = arm.version if link.release.move.kind == "rollback" else 0
+        if arm.version != bad and arm.digest not in before.latched and _is_there(store, before.model, arm.version):
             return arm
-    raise Conflict(f"no other version of {before.model} answered everybody before: there is nothing to go back to")
+    return None
+
+
+def _is_there(store: BlobStore, model: str, version: int) -> bool:
+    try:
+        _digest(store, model, version)
+    except NotFound:
+        return False
+    return True
 
 
 def _digest(store: BlobStore, model: str, version: int) -> str:

@@ -46,12 +46,12 @@ def release(repository: str, model: str, version: int | None, how: How, because:
     if how.split:
         shares = _read_shares(how.split)
         segments = tuple(_read_segment(text) for text in how.segments) or None
-        moved = catalog.split(store, model, shares, unit=how.unit, segments=segments, **why)
+        moved = catalog.split(store, model, shares, unit=how.unit, segments=segments, force=how.force, **why)
     else:
         assert version is not None
         check_version(version)
         if how.shadow:
-            moved = catalog.shadow(store, model, version, **why)
+            moved = catalog.shadow(store, model, version, unit=how.unit, **why)
         elif how.ladder or how.stages:
             ladder = _read_stages(how.stages) if how.stages else LADDER
             moved = catalog.rollout(store, model, version, ladder=ladder, unit=how.unit, force=how.force, **why)
@@ -70,9 +70,10 @@ def _ways(how: How) -> dict[str, bool]:
     }
 
 
-def promote(repository: str, model: str, version: int | None, because: str, *, as_json: bool) -> None:
+def promote(repository: str, model: str, version: int | None, because: str, *, force: bool, as_json: bool) -> None:
     """Let the candidate, or a version, answer everybody."""
-    _show(catalog.promote(open_store(repository), model, version, by=_who(), reason=because), as_json=as_json)
+    moved = catalog.promote(open_store(repository), model, version, force=force, by=_who(), reason=because)
+    _show(moved, as_json=as_json)
 
 
 def rollback(repository: str, model: str, because: str, *, latch: bool, as_json: bool) -> None:
@@ -194,8 +195,8 @@ def _read_time(text: str) -> datetime:
             when = now.replace(hour=hour.hour, minute=hour.minute, second=hour.second, microsecond=0)
         else:
             when = datetime.fromisoformat(text)
-    except ValueError:
+        return (when if when.tzinfo else when.astimezone()).astimezone(UTC)
+    except (ValueError, OverflowError, OSError):
         raise ConfigurationError(
             f"--at {text!r} is no time: write 14:03, 2026-11-28T14:03 or ...T14:03+01:00"
         ) from None
-    return (when if when.tzinfo else when.astimezone()).astimezone(UTC)

@@ -68,15 +68,16 @@ def at_stage(draft: Release, stable: Arm, rollout: Rollout) -> Release:
 def check_ladder(ladder: tuple[float, ...]) -> tuple[float, ...]:
     """Return the stages if they rise from 0 to at most 100 percent. Raises `InvalidInput`."""
     rising = all(low < high for low, high in itertools.pairwise(ladder))
-    # Below a bucket there is nobody to answer.
-    if not ladder or not rising or not all(stage == 0 or 100 / BUCKETS <= stage <= 100 for stage in ladder):
+    least = 100 / BUCKETS
+    # With less than a bucket there is nobody to answer, or nobody to compare with.
+    if not ladder or not rising or not all(stage in (0, 100) or least <= stage <= 100 - least for stage in ladder):
         raise InvalidInput(f"the stages {list(ladder)} must rise and be percentages from 0 to 100", field="ladder")
     return ladder
 
 
 def buckets(shares: Mapping[int, float]) -> dict[int, int]:
     """Percentages by version as buckets that sum to all. Raises `InvalidInput` unless they sum to 100."""
-    if not shares or min(shares.values()) < 0 or abs(sum(shares.values()) - 100) > 1e-6:
+    if not shares or not all(share >= 0 for share in shares.values()) or not abs(sum(shares.values()) - 100) <= 1e-6:
         raise InvalidInput(f"the shares {dict(shares)} must be percentages that sum to 100", field="shares")
     found = {version: round(share / 100 * BUCKETS) for version, share in shares.items()}
     largest = max(found, key=lambda version: found[version])

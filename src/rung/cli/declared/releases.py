@@ -51,6 +51,7 @@ def release(
 def promote(
     model: Name,
     version: Annotated[int | None, typer.Argument(metavar="[VERSION]", help="The version.  [the candidate]")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Also a version that was taken back before.")] = False,
     because: Reason = "",
     repository: Repository = ".rung/repository",
     as_json: AsJson = False,
@@ -58,7 +59,7 @@ def promote(
     """Let the candidate answer everybody."""
     from rung.cli import releases as bodies
 
-    bodies.promote(repository, model, version, because, as_json=as_json)
+    bodies.promote(repository, model, version, because, force=force, as_json=as_json)
 
 
 def rollback(

@@ -10,7 +10,7 @@ from typing import TypedDict, Unpack
 import msgspec
 import numpy as np
 
-from rung.catalog import bundles
+from rung.catalog import bundles, ledger
 from rung.catalog.artifacts import companions, recognise, refuse_pickle
 from rung.catalog.golden import compare_golden, make_inputs, non_finite, pack_golden, unpack_golden
 from rung.domain.errors import BundleError, Conflict, InvalidInput, ModelError, NotFound, OperatorError
@@ -271,9 +271,18 @@ def delete(store: BlobStore, name: str, version: int, *, force: bool = False) ->
 
     Raises:
         NotFound: there is no such version.
-        Conflict: it is the only version of its model and `force` is not set, or rung did not make it.
+        Conflict: it is the only version of its model, or its release needs it, and `force` is not set; or rung did
+            not make it.
     """
     check_name(name)
     if _versions(store, name) == [check_version(version)] and not force:
         raise Conflict(f"version {version} is the only one of {name}: deleting it leaves no model; use force to do so")
+    link = None if force else ledger.last(store, name)
+    if link is not None and version in link.release.versions:
+        arms = [arm.name for arm in link.release.arms if arm.version == version]
+        role = f"answers as {' and '.join(arms)}" if arms else "stays loaded to go back to"
+        raise Conflict(
+            f"version {version} of {name} {role} in its release (epoch {link.release.epoch}): "
+            "move the release first, or use force"
+        )
     bundles.withdraw(store, name, version)

@@ -30,7 +30,9 @@ class Feed:
         self._said: list[AspiredVersion] | None = None
         self._empty_since: float | None = None
         self._trouble = ""
-        self._released: list[Release] = []
+        self._released: list[Release] | None = None
+        self._unreleased = ""
+        """Why the releases cannot be read."""
 
     def read(self) -> list[AspiredVersion]:
         """The whole list of versions. Blocks. Raises what the source raises while it was never read."""
@@ -57,13 +59,20 @@ class Feed:
         return self._said or []
 
     def releases(self) -> list[Release]:
-        """The last known release of each of the source's models. Blocks. What cannot be read stays as it was."""
+        """The last known release of each of the source's models. Blocks. What cannot be read stays as it was.
+
+        Raises what the source raises while it was never read: what nobody released must not answer.
+        """
         try:
             self._released = self.source.releases()
-        except Exception as error:  # noqa: BLE001 - a ledger that cannot be read moves nobody
-            if str(error) != self._trouble:
-                self._trouble = str(error)
+        except Exception as error:  # a ledger that cannot be read moves nobody
+            if self._released is None:
+                raise
+            if str(error) != self._unreleased:
+                self._unreleased = str(error)
                 _log.warning(
-                    "the releases cannot be read; the last known stay", action="poll_failed", reason=str(error)
+                    "the releases cannot be read; the last known stay", action="poll_failed", reason=self._unreleased
                 )
+            return self._released
+        self._unreleased = ""
         return self._released

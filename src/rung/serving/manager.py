@@ -29,7 +29,7 @@ from rung.serving.feed import Feed
 from rung.serving.graphs import GraphPredictor
 from rung.serving.lanes import Lanes
 from rung.serving.loader import Loaded, load
-from rung.serving.policies import Entry, Load, Policy, plan
+from rung.serving.policies import Entry, Load, Policy, needed, plan
 from rung.serving.record import Record
 from rung.serving.servable import Servable, Wrap
 from rung.serving.split import Split
@@ -154,7 +154,7 @@ class Manager:
             if known.forgiven_at <= now:
                 known.failures, known.forgiven_at = 0, inf
         entries = [Entry(r.version, r.state, r.failures) for r in self._records.values()]
-        released = {name: release.versions for name, release in releases.items()}
+        released = {name: needed(release, self._options.policy) for name, release in releases.items()}
         if moved:
             # Before anything is loaded or unloaded: taking a version back must not wait for that.
             self._publish()

@@ -10,8 +10,9 @@ from typing import Literal
 import msgspec
 
 from rung.domain.models import AspiredVersion, VersionState
+from rung.domain.releases import Release
 
-__all__ = ["Action", "Entry", "Load", "Policy", "Unload", "plan"]
+__all__ = ["Action", "Entry", "Load", "Policy", "Unload", "needed", "plan"]
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -77,6 +78,13 @@ def plan(
         wanted = _released(there, policy, released.get(name, ())) or _wanted(there, policy)
         actions += _swap(wanted, mine, policy)
     return actions
+
+
+def needed(release: Release, policy: Policy) -> tuple[int, ...]:
+    """Versions to be loaded for a release: with `swap = resources`, where memory is short, none that answers nobody."""
+    if policy.swap == "resources":
+        return tuple(sorted({arm.version for arm in release.arms}))
+    return release.versions
 
 
 def _released(aspired: list[AspiredVersion], policy: Policy, versions: tuple[int, ...]) -> list[AspiredVersion]:

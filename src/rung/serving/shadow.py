@@ -4,10 +4,11 @@ One thread of the lowest priority computes and compares, so the scheduler gives 
 copy is dropped when the live version has a queue, or when a few are waiting already: under load the shadow goes first.
 """
 
+import asyncio
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from math import inf
 from time import perf_counter, time
@@ -34,15 +35,17 @@ class Mirror:
     """Copies of one model's requests for one candidate.
 
     Guarantees:
-        1. The live answer is given before its copy starts, and whatever the candidate does changes nothing about it.
+        1. Nobody waits for a copy, and whatever the candidate does changes nothing about the live answer.
         2. At most `_WAITING` copies are held; the others are counted in `shed`.
+        3. The candidate is not unloaded while a copy is being computed.
     """
 
     def __init__(self, candidate: Servable, report: Callable[[ShadowRecord], object]) -> None:
         self.candidate = candidate
         self._report = report
         self.shed = 0
-        self._taken = 0
+        self._held = 0
+        """Copies that wait or are being computed; written on the event loop alone."""
         self.compared = 0
         """Copies that are finished; written by the thread alone, as are the two below."""
         self.differing = 0
@@ -61,12 +64,27 @@ class Mirror:
         return predict
 
     def _offer(self, live: Servable, request: Request, response: Response) -> None:
-        if self._taken - self.compared >= _WAITING or live.batcher.wait() > 0:
+        if self._held >= _WAITING or live.batcher.wait() > 0:
             self.shed += 1
             return
-        self._taken += 1
-        with suppress(RuntimeError):  # closed meanwhile
-            self._pool.submit(self._compare, request, response)
+        loop = asyncio.get_running_loop()
+
+        def done(copy: "Future[None]") -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody counts any more
+                loop.call_soon_threadsafe(self._release)
+
+        try:
+            copy = self._pool.submit(self._compare, request, response)
+        except RuntimeError:
+            self.shed += 1  # closed meanwhile, or there is no thread to be had
+            return
+        self._held += 1
+        self.candidate.batcher.inflight += 1
+        copy.add_done_callback(done)
+
+    def _release(self) -> None:
+        self._held -= 1
+        self.candidate.batcher.release()
 
     def _compare(self, request: Request, response: Response) -> None:
         call, candidate = request.call, self.candidate
@@ -131,9 +149,11 @@ def difference(live: Tensors, other: Tensors) -> tuple[float, bool]:
 
 
 def _largest(one: Array, other: Array) -> float:
-    gap = np.abs(one.astype(np.float64) - other.astype(np.float64))
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):  # infinity less infinity, and what is beyond the largest number
+        gap = np.abs(one - other)
     # Where both are NaN, or the same infinity, they agree.
-    gap[(one == other) | (np.isnan(gap) & np.isnan(one.astype(np.float64)) & np.isnan(other.astype(np.float64)))] = 0.0
+    gap = np.where((one == other) | (np.isnan(one) & np.isnan(other)), 0.0, gap)
     return inf if np.isnan(gap).any() else float(gap.max())
 
 

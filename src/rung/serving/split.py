@@ -18,6 +18,8 @@ __all__ = ["Choice", "Split", "reader"]
 
 _REMEMBERED = 1 << 16
 """Units whose arm is remembered at once."""
+_LONGEST = 256
+"""Characters of a unit that is remembered: callers choose theirs, and memory is not theirs to fill."""
 _FORCE = b"rung-arm"
 
 Read = Callable[[Call], str]
@@ -41,7 +43,8 @@ class Split:
     Guarantees:
         1. Every request with the same unit gets the same arm, as long as its range does not move.
         2. A unit whose arm's version is not loaded is answered by the main arm, and counts as that arm's.
-        3. Without a release everybody gets the latest version; the arm is then the empty name.
+        3. While that of the main arm is not loaded, the version that is kept to go back to stands in, else `latest`.
+        4. Without a release everybody gets `latest`; the arm is then the empty name.
     """
 
     def __init__(
@@ -56,14 +59,18 @@ class Split:
         """Arms whose version is not loaded here."""
         if release is not None:
             main = release.main
-            self._main = Choice(main.name, servables.get(main.version, latest), main.share / BUCKETS, main.version)
-            for arm in release.arms:
-                one = servables.get(arm.version)
-                if arm is main:
-                    self._choices[arm.name] = self._main
-                elif one is not None:
-                    self._choices[arm.name] = Choice(arm.name, one, arm.share / BUCKETS, arm.version)
+            answering = [
+                arm for arm in release.arms if arm is main or (arm.version in servables and arm.role != "shadow")
+            ]
             self.missing = tuple(arm.name for arm in release.arms if arm.version not in servables)
+            shares = {arm.name: arm.share for arm in answering}
+            # Whoever should get an arm that is not here gets this one.
+            shares[main.name] += BUCKETS - sum(shares.values())
+            stand_in = next((servables[number] for number in release.keep if number in servables), latest)
+            for arm in answering:
+                one = servables.get(arm.version, stand_in)
+                self._choices[arm.name] = Choice(arm.name, one, shares[arm.name] / BUCKETS, one.manifest.version)
+            self._main = self._choices[main.name]
         self._known: dict[str, Choice] = {}
         self._unit = reader(release.unit if release else "header:rung-unit")
         segments = release.segments if release else ()
@@ -109,9 +116,10 @@ class Split:
         choice = self._main
         if release is not None and len(release.ranges) > 1:
             choice = self._choices.get(arm_at(release.ranges, bucket(release.salt, unit)), self._main)
-        if len(self._known) >= _REMEMBERED:
-            self._known.clear()
-        self._known[unit] = choice
+        if len(unit) <= _LONGEST:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[unit] = choice
         return choice
 
     def _special(self, call: Call, unit: str) -> tuple[Choice, float]:
@@ -126,8 +134,8 @@ class Split:
                 raise InvalidInput(f"rung-arm is {name!r:.60}; there are {arms}", field="rung-arm")
             return self._choices[name], 0.0
         for read, values, arm in self._segments:
-            if read(call) in values and arm in self._choices:
-                return self._choices[arm], 1.0
+            if read(call) in values:
+                return self._choices.get(arm, self._main), 1.0
         choice = self._known.get(unit) or self._place(unit)
         return choice, choice.propensity
 
@@ -172,6 +180,8 @@ def _field(name: str) -> Read:
             value = decode(call.body).value  # type: ignore[attr-defined]
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return ""  # a binary body, or one that its door refuses with the reason
+        if isinstance(value, bool):
+            return "true" if value else "false"
         return str(value) if isinstance(value, str | int) else ""
 
     return read

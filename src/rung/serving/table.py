@@ -1,7 +1,7 @@
 """The tables that doors look models up in: exact versions, and what answers where none is named.
 
 They change on the event loop only, between two requests. A release takes effect here when every version that it
-needs has been loaded, or has failed for good; until then the one before it stays in force.
+needs has been loaded, or has failed for good; until then whoever answered goes on.
 """
 
 from collections.abc import Callable, Iterable
@@ -48,27 +48,42 @@ class Table:
             if not servables:
                 continue
             exact |= {(name, number): servable for number, servable in servables.items()}
-            release = self._choose(name, releases.get(name), versions, retries)
-            if release is not None and release.main.version in _coming(versions, retries):
-                continue  # at a start: nobody but the main version may answer for everybody
-            answering[name] = self._answer(name, release, servables)
+            newest = releases.get(name)
+            if newest is None or not self._lacks(newest, versions, retries):
+                answering[name] = self._answer(name, self._enforce(name, newest), servables)
+                continue
+            before, former = self._in_force.get(name), self._former(name, servables)
+            if before is not None and before.main.version in servables:
+                answering[name] = self._answer(name, before, servables)
+            elif former is not None:
+                answering[name] = self._answer(name, before, servables, former)
+            elif newest.main.version not in _coming(versions, retries):
+                answering[name] = self._answer(name, self._enforce(name, newest), servables)
+            # Else it is a start, and nobody but the main version may answer for everybody.
         self._in_force = {name: release for name, release in self._in_force.items() if name in answering}
         self.exact, self.answering = exact, answering
         for name in self.mirrors.keys() - {name for name, one in answering.items() if self._shadowed(one)}:
             self.mirrors.pop(name).close()
 
-    def _choose(self, name: str, newest: Release | None, versions: list[Record], retries: int) -> Release | None:
-        """The release to be in force: the newest, unless a version that it needs is still on its way."""
-        if newest is None:
-            self._in_force.pop(name, None)
-            return None
-        before = self._in_force.get(name)
+    @staticmethod
+    def _lacks(newest: Release, versions: list[Record], retries: int) -> bool:
+        """Whether a version that answers in it is still on its way."""
         there = {one.version.version for one in versions if one.answers}
         ended = {one.version.version for one in versions if one.failures > retries and one.state is VersionState.END}
         # Also those that nobody has begun to load: this may be the first that is heard of them.
-        coming = {arm.version for arm in newest.arms} - there - ended
-        if coming and before is not None and before.main.version in there:
-            return before
+        return not {arm.version for arm in newest.arms} <= there | ended
+
+    def _former(self, name: str, servables: dict[int, Servable]) -> Servable | None:
+        """What answers now whoever is in no experiment, if it still can."""
+        known = self.answering.get(name)
+        servable = known.servable if isinstance(known, Split) else known
+        return servable if servable in servables.values() else None
+
+    def _enforce(self, name: str, newest: Release | None) -> Release | None:
+        before = self._in_force.get(name)
+        if newest is None:
+            self._in_force.pop(name, None)
+            return None
         if before is None or before.epoch != newest.epoch:
             _log.info(
                 "a release is in force",
@@ -82,10 +97,12 @@ class Table:
             self._in_force[name] = newest
         return self._in_force[name]
 
-    def _answer(self, name: str, release: Release | None, servables: dict[int, Servable]) -> Servable | Split:
-        latest = servables[max(servables)]
+    def _answer(
+        self, name: str, release: Release | None, servables: dict[int, Servable], latest: Servable | None = None
+    ) -> Servable | Split:
+        latest = latest or servables[max(servables)]
         if release is None and not self._splitting:
-            self._mirror(name, None, [latest])
+            self._mirror(name, None, list(servables.values()))
             return latest
         known = self.answering.get(name)
         fresh = Split(release, servables, latest, forcing=self._forcing)

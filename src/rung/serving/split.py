@@ -42,7 +42,8 @@ class Split:
 
     Guarantees:
         1. Every request with the same unit gets the same arm, as long as its range does not move.
-        2. A unit whose arm's version is not loaded is answered by the main arm, and counts as that arm's.
+        2. A unit whose arm's version is not loaded is answered by the main arm, and counts as that arm's; the baseline
+           waits for the canary.
         3. While that of the main arm is not loaded, the version that is kept to go back to stands in, else `latest`.
         4. Without a release everybody gets `latest`; the arm is then the empty name.
     """
@@ -59,9 +60,11 @@ class Split:
         """Arms whose version is not loaded here."""
         if release is not None:
             main = release.main
-            answering = [
-                arm for arm in release.arms if arm is main or (arm.version in servables and arm.role != "shadow")
-            ]
+            here = [arm for arm in release.arms if arm.version in servables and arm.role != "shadow"]
+            if release.arm("canary") not in here:
+                # Two arms are compared, over the same time: one does not begin before the other.
+                here = [arm for arm in here if arm.role != "baseline"]
+            answering = [arm for arm in release.arms if arm is main or arm in here]
             self.missing = tuple(arm.name for arm in release.arms if arm.version not in servables)
             shares = {arm.name: arm.share for arm in answering}
             # Whoever should get an arm that is not here gets this one.

@@ -7,7 +7,6 @@ the last, so that a thousand small jobs do not cost a thousand flushes of the di
 
 import asyncio
 import os
-import signal
 import socket
 import time
 from collections import deque
@@ -28,9 +27,8 @@ from rung.jobs.child import reason_of
 from rung.jobs.endings import Completion
 from rung.jobs.execution import Try
 from rung.jobs.queue import JobStore
-from rung.store.database import open_database
 
-__all__ = ["Worker", "WorkerOptions", "work"]
+__all__ = ["Worker", "WorkerOptions"]
 
 _T = TypeVar("_T")
 _AHEAD_SECONDS = 0.2
@@ -289,20 +287,3 @@ class Worker:
 async def _wait(changed: asyncio.Event, seconds: float) -> None:
     with suppress(TimeoutError):
         await asyncio.wait_for(changed.wait(), seconds)
-
-
-def work(url: str, handlers: Mapping[str, Handler], options: WorkerOptions | None = None) -> None:
-    """Run a worker on the database that a URL names until SIGTERM or SIGINT, or until it is idle.
-
-    Raises:
-        ConfigurationError, MissingDependency, NotReady: as `open_database`.
-    """
-    with open_database(url) as database:
-        worker = Worker(JobStore(database), handlers, options)
-
-        async def run() -> None:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                asyncio.get_running_loop().add_signal_handler(number, worker.stop)
-            await worker.run()
-
-        asyncio.run(run())

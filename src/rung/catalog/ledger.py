@@ -98,7 +98,8 @@ def last(store: BlobStore, model: str) -> Link | None:
 
 
 def _epochs(store: BlobStore, model: str) -> list[int]:
-    names = [blob.key.rsplit("/", 1)[1] for blob in store.list(f"{FOLDER}/{check_name(model)}")]
+    folder = f"{FOLDER}/{check_name(model)}"
+    names = [blob.key.removeprefix(f"{folder}/") for blob in store.list(folder)]
     return sorted(int(name[:12]) for name in names if _LINK.fullmatch(name))
 
 
@@ -128,13 +129,11 @@ def back(store: BlobStore, model: str) -> Iterator[Link]:
     while link is not None:
         yield link
         epoch, want = link.release.epoch - 1, link.release.previous
-        if not epoch:
-            return
         try:
-            link = read(store, model, epoch)
+            link = read(store, model, epoch) if epoch else None
         except NotFound:
             raise BundleError(f"the ledger of {model} is broken: epoch {epoch} is missing") from None
-        if link.digest != want:
+        if (link.digest if link else "") != want:
             raise BundleError(
                 f"the ledger of {model} is broken at epoch {epoch + 1}: it does not follow the one before"
             )

@@ -5,20 +5,30 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from rung.api import server
 from rung.api.application import create
 from rung.api.services import Services
 from rung.app.handlers import SUBMITTED
+from rung.domain.jobs import NewJob
+from rung.fleet.controller import RolloutController
 from rung.fleet.loop import ControlLoop, Part
+from rung.fleet.policy import Policy, read_policy
 from rung.fleet.roles import Ready, Setup
 from rung.fleet.status import observe
 from rung.jobs.queue import JobStore
+from rung.jobs.schedule import Schedule, check, tick
+from rung.ports import BlobStore
+from rung.settings import ProjectSettings
+from rung.settings.project import ModelSettings
 from rung.store.blobs import open_store
 from rung.store.database import open_database
 
 __all__ = ["run"]
+
+_EVERY_FIVE_MINUTES = "*/5 * * * *"
 
 
 def run(setup: Setup, announce: Callable[[Ready], None]) -> None:
@@ -38,7 +48,7 @@ async def _serve(setup: Setup, jobs: JobStore, announce: Callable[[Ready], None]
     settings = setup.settings
     control = settings.control
     repository = open_store(settings.project.repository)
-    loop = ControlLoop(_parts(setup, jobs), control.tick_seconds)
+    loop = ControlLoop(_parts(settings, repository, jobs), control.tick_seconds)
     services = Services(
         repository=repository,
         jobs=jobs,
@@ -63,6 +73,25 @@ async def _serve(setup: Setup, jobs: JobStore, announce: Callable[[Ready], None]
     structlog.get_logger("rung").info("stopped", action="stopped")
 
 
-def _parts(setup: Setup, jobs: JobStore) -> list[Part]:
-    """The duties of the control loop."""
-    return []
+def _parts(settings: ProjectSettings, repository: BlobStore, jobs: JobStore) -> list[Part]:
+    """The duties of the control loop: a row for each."""
+    schedules = [check(schedule) for schedule in _schedules(settings)]
+    rollouts = RolloutController(repository, Path(settings.project.log), lambda model: _policy(settings, model))
+    return [
+        Part("schedules", lambda: tick(jobs, schedules)),
+        Part("rollouts", rollouts.turn),
+    ]
+
+
+def _schedules(settings: ProjectSettings) -> list[Schedule]:
+    """Jobs of the platform's own, by the clock."""
+    days = {name: model.serve.log.days for name, model in settings.models.items() if model.serve.log.days}
+    arguments = {"log": settings.project.log, "store": settings.project.data, "days": days}
+    # The key lets one run at a time.
+    tables = NewJob(kind="predictions.maintain", arguments=arguments, key="predictions")
+    return [Schedule(name="predictions", cron=_EVERY_FIVE_MINUTES, job=tables)]
+
+
+def _policy(settings: ProjectSettings, model: str) -> Policy:
+    section = settings.models.get(model, ModelSettings()).release
+    return read_policy(msgspec.to_builtins(section), f"models.{model}.release")

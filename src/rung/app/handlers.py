@@ -1,23 +1,30 @@
 """Who does which kind of job: the table of the workers, and the handlers that only know the project."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from rung.domain.errors import InvalidInput
 from rung.domain.jobs import Handler
 from rung.jobs.context import JobContext
+from rung.settings.file import load_project
+from rung.store.blobs import open_store
 
-__all__ = ["HANDLERS", "SUBMITTED", "verify"]
+__all__ = ["HANDLERS", "SUBMITTED", "erase", "verify"]
 
 HANDLERS: dict[str, Handler] = {
+    # In processes of their own: what they import would stay in an idle worker.
     "models.verify": Handler("rung.app.handlers:verify", limit=1, process=True),
+    "predictions.erase": Handler("rung.app.handlers:erase", limit=1, process=True),
+    "predictions.maintain": Handler("rung.data.predictions:maintain", limit=1, process=True),
 }
 """Kind of a job -> the function that does it."""
 
-SUBMITTED: tuple[str, ...] = ("models.verify",)
+SUBMITTED: tuple[str, ...] = ("models.verify", "predictions.erase")
 """Kinds that may be submitted by request; the others are the platform's own."""
+
+_Arguments = TypeVar("_Arguments", bound=msgspec.Struct)
 
 
 class _Version(msgspec.Struct, forbid_unknown_fields=True):
@@ -25,17 +32,34 @@ class _Version(msgspec.Struct, forbid_unknown_fields=True):
     version: int | None = None
 
 
-def verify(context: JobContext) -> dict[str, Any]:
-    """Check a version's bytes, load it and compare its golden answers; `{"model": NAME, "version": NUMBER}`."""
-    from rung.catalog import models
-    from rung.settings.file import load_project
-    from rung.store.blobs import open_store
+class _Unit(msgspec.Struct, forbid_unknown_fields=True):
+    unit: str
 
-    try:
-        wanted = msgspec.convert(context.arguments, _Version)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"the arguments of models.verify will not do: {error}", field="arguments") from None
-    repository = open_store(load_project(Path()).project.repository)
-    found = models.verify(repository, wanted.model, wanted.version)
+
+def verify(context: JobContext) -> dict[str, Any]:
+    """Check a version's bytes, load it and compare its golden answers: `{"model": NAME, "version": NUMBER}`."""
+    from rung.catalog import models
+
+    wanted = _arguments(context, _Version)
+    found = models.verify(open_store(load_project(Path()).project.repository), wanted.model, wanted.version)
     result: dict[str, Any] = msgspec.to_builtins(found)
     return result
+
+
+def erase(context: JobContext) -> dict[str, Any]:
+    """Remove a unit's requests and answers from the prediction log and its tables: `{"unit": UNIT}`."""
+    from rung.data import erasure
+
+    wanted = _arguments(context, _Unit)
+    project = load_project(Path()).project
+    result: dict[str, Any] = msgspec.to_builtins(
+        erasure.erase(Path(project.log), open_store(project.data), wanted.unit)
+    )
+    return result
+
+
+def _arguments(context: JobContext, kind: type[_Arguments]) -> _Arguments:
+    try:
+        return msgspec.convert(context.arguments, kind)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"the arguments of {context.job.kind} will not do: {error}", field="arguments") from None

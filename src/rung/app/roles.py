@@ -65,7 +65,7 @@ def _replica(setup: Setup, announce: Callable[[Ready], None]) -> None:
     from rung.store.blobs import open_store
 
     source = RepositorySource(open_store(setup.settings.project.repository), _CACHE)
-    settings = setup.settings.serve
+    settings = setup.settings.serving
     # Replicas of one machine share its cores.
     ours = max(cores() // setup.replicas, 1)
     settings = msgspec.structs.replace(settings, lanes=settings.lanes or ours, threads=settings.threads or ours)

@@ -25,7 +25,7 @@ class Part(msgspec.Struct, frozen=True):
     """One duty of the control plane."""
 
     name: str
-    turn: Callable[[], None]
+    turn: Callable[[], object]
     """Observe, plan, act: once. May block, may raise; doing it twice does no harm."""
     every: float = 1.0
     """Seconds between two turns."""

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin
 
 import msgspec
 
-from rung.domain.errors import ConfigurationError, InvalidInput
+from rung.domain.errors import ConfigurationError, InvalidInput, RungError
 from rung.domain.names import check_name
 from rung.settings.project import ControlSettings, ProjectSection, ProjectSettings, WorkerSettings
 from rung.settings.replica import DoorSettings, overlay
@@ -122,7 +122,12 @@ def _struct(kind: type[Any], table: Any, path: _Path) -> Any:
         if key not in fields:
             raise _Slip((*path, key), _unknown(kind, key, path))
     found = {key: _value(fields[key], value, (*path, key)) for key, value in table.items()}
-    return kind(**found)
+    try:
+        return kind(**found)
+    except RungError as error:
+        # A rule that a type cannot say; the setting that it names is one of these.
+        slip = next((key for key, value in found.items() if repr(value)[:60] in str(error)), "")
+        raise _Slip((*path, slip) if slip else path, f"in [{_dotted(path)}]: {error}") from None
 
 
 def _value(kind: Any, value: Any, path: _Path) -> Any:

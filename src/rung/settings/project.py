@@ -7,10 +7,12 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from rung.settings.cache import parse_size
 from rung.settings.replica import ServeSettings
 
 __all__ = [
     "ControlSettings",
+    "LogSection",
     "ModelSettings",
     "ProjectSection",
     "ProjectSettings",
@@ -37,6 +39,10 @@ class ProjectSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Database of jobs and schedules, by URL: `sqlite:PATH` or `postgresql://...`."""
     repository: str = ".rung/repository"
     """Where models and releases lie: a folder or `s3://bucket/prefix`."""
+    log: str = ".rung/log"
+    """Folder of this machine to which replicas write the prediction log."""
+    data: str = ".rung/data"
+    """Where the tables lie that the log is turned into: a folder or `s3://bucket/prefix`."""
     queue: Literal["sql"] = "sql"
     """What carries jobs: `sql` is the job table in `store`."""
     cache: str = "memory"
@@ -56,6 +62,21 @@ class ReplicaCount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Times at which more are wanted."""
 
 
+class LogSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[models.NAME.serve.log]`: what the prediction log keeps of a model's requests and answers."""
+
+    inputs: Literal["off", "digest", "body", "tensors"] = "off"
+    """What is kept of what was asked: nothing, a digest, the body as it came, or the tensors."""
+    outputs: Literal["off", "digest", "summary", "tensors"] = "summary"
+    """What is kept of what was answered; `summary` is mean, minimum and maximum of each output."""
+    sample: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
+    """Share of the units whose requests are logged."""
+    tensor_bytes: _Count = 64 << 10
+    """Tensors and bodies above this size are left out; digest or summary stand in for them."""
+    days: _Count = 0
+    """Days after which rows are deleted; 0: never."""
+
+
 class ServeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[models.NAME.serve]`: how a model answers."""
 
@@ -63,18 +84,32 @@ class ServeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Latency to hold, in milliseconds; 0 means that of `[serve]`."""
     replicas: ReplicaCount = ReplicaCount()
     cache: str = ""
-    """Memory for cached answers, such as `64MiB`; empty: none are cached."""
-    log: str = ""
-    """What the prediction log keeps of each request; empty: as `[serve]` says."""
+    """Memory for cached answers, such as `64MiB`; empty: none are cached. Models share what they ask for together."""
+    log: LogSection = LogSection()
+
+    def __post_init__(self) -> None:
+        if self.cache:
+            parse_size(self.cache)
 
 
-class ReleaseSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ReleaseSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """`[models.NAME.release]`: how a new version gets its users."""
 
     ladder: tuple[_Percent, ...] = (0.0, 1.0, 5.0, 25.0, 50.0, 100.0)
     """Percent of the units at each stage of a rollout; 0 answers copies only."""
     guard: tuple[str | dict[str, Any], ...] = ()
-    """Rules that a candidate must not break, each a name or a table."""
+    """What a candidate must not make worse: names, or tables with `metric` and what differs; empty: `errors` and
+    `latency`."""
+    alpha: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.01
+    """Probability of taking back a candidate that does no harm, over all guards and looks together."""
+    units: tuple[_Count, ...] = ()
+    """Least units that the candidate has answered before each stage ends; empty: as simulations say."""
+    seconds: tuple[_Seconds, ...] = (300.0,)
+    """Least time at each stage; the last stands for all that follow."""
+    longest: _Seconds = 7 * 86_400.0
+    """Seconds after which a stage that has not decided ends as inconclusive."""
+    maturity: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """Age in seconds at which a prediction's label counts; 0: learned from how long labels take."""
     unit: str = "header:rung-unit"
     """What a unit is: `header:NAME`, `cookie:NAME`, `json:FIELD` or `address`."""
 
@@ -146,3 +181,17 @@ class ProjectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def replicas(self) -> int:
         """Replicas that always run."""
         return max((model.serve.replicas.min for model in self.models.values()), default=1)
+
+    @property
+    def serving(self) -> ServeSettings:
+        """The settings of each replica: those of `[serve]`, with what models ask for."""
+        sizes = {name: model.serve.cache for name, model in self.models.items() if model.serve.cache}
+        if not sizes:
+            return self.serve
+        size = str(sum(parse_size(text) for text in sizes.values()))
+        shared = self.project.cache
+        return msgspec.structs.replace(
+            self.serve,
+            cache=size if shared == "memory" else f"{size},{shared}",
+            cache_models=tuple({*self.serve.cache_models, *sizes}),
+        )

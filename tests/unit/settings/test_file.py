@@ -153,3 +153,9 @@ def test_any_unknown_key_gets_its_line(key, section):
     quoted = "".join(f"\\U{ord(letter):08x}" for letter in key)
     with pytest.raises(ConfigurationError, match=r"^rung.toml:3: there is no"):
         parse(f'[{section}]\n\n"?{quoted}" = 1')
+
+
+@pytest.mark.parametrize("text", ['[serve]\n\ncache = "many"', '[models.m.serve]\n\ncache = "64 apples"'])
+def test_a_rule_beyond_the_types_has_its_line_too(text):
+    with pytest.raises(ConfigurationError, match=r"^rung.toml:3: in \[.*serve\]: .* is no size"):
+        parse(text)

@@ -73,6 +73,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     """Age in seconds from which predictions count as mature; None while it is not known."""
     placed: int = 0
     """Requests that a segment or a tester's header sent to an arm: left out."""
+    stood_in: int = 0
+    """Requests that the stable arm answered for another that was not loaded: left out."""
     copies: int = 0
     """Requests that a shadow answered too."""
     unequal: int = 0
@@ -113,6 +115,7 @@ class Evidence:
         self.model = release.model
         self.identity = identity_of(release)
         self._names = {name: name for name in _ARMS} if release.rollout else _in_split(release, candidate)
+        self._main = self._names[release.main.name]
         self._maturity = maturity
         self._cap = cap
         self._epochs: dict[int, _Epoch] = {}
@@ -123,7 +126,7 @@ class Evidence:
         self._seen_below = 2**64
         self._assigned: dict[int, list[int]] = {}
         self._waiting: dict[int, FeedbackRecord] = {}
-        self._placed = self._copies = self._unequal = self._lost = 0
+        self._placed = self._stood_in = self._copies = self._unequal = self._lost = 0
         self._difference = 0.0
         self.know(release)
 
@@ -171,6 +174,7 @@ class Evidence:
             feedback=self._answered(exposure),
             maturity=maturity,
             placed=self._placed,
+            stood_in=self._stood_in,
             copies=self._copies,
             unequal=self._unequal,
             difference=self._difference,
@@ -183,11 +187,18 @@ class Evidence:
         arm = self._names.get(record.arm)
         if arm is None:
             return
-        if arm_at(epoch.ranges, bucket(epoch.salt, record.unit)) != arm:
+        drawn = arm_at(epoch.ranges, bucket(epoch.salt, record.unit))
+        stood_in = arm == self._main and drawn != arm and record.propensity > 0
+        if drawn != arm and not stood_in:
             self._placed += 1
             return
-        tally, key, request = self._tallies[arm], key_of(record.unit), key_of(record.id)
-        self._assign(key, arm, epoch.stage)
+        key, request = key_of(record.unit), key_of(record.id)
+        self._assign(key, drawn, epoch.stage)
+        if stood_in:
+            # Its arm was not loaded there yet: what answered it was not chosen by lot.
+            self._stood_in += 1
+            return
+        tally = self._tallies[arm]
         answered = not record.error
         flags = (flag("answered") if answered else 0) | _flags_of(record.error, record.blame, record.flags)
         kept = tally.add(key, request, epoch.stage, record.total if answered else -1.0, flags)

@@ -252,6 +252,7 @@ def describe(release: Release, snapshot: Snapshot, seen: Look, now: float) -> di
         "verdicts": [_finite(msgspec.to_builtins(one)) for one in verdicts],
         "maturity": snapshot.maturity,
         "placed": snapshot.placed,
+        "stood_in": snapshot.stood_in,
         "copies": {"count": snapshot.copies, "unequal": snapshot.unequal, "difference": snapshot.difference},
         "lost": snapshot.lost,
     }

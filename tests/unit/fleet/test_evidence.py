@@ -64,6 +64,22 @@ def test_who_was_not_drawn_by_lot_is_left_out(predict: Predict, units_of: UnitsO
     assert seen.arm("canary").units == 0
 
 
+def test_the_main_arm_may_stand_in_while_a_version_loads(predict: Predict, units_of: UnitsOf) -> None:
+    """The lot was fair, so the assignment counts; who answered was not drawn, so nothing else does."""
+    release = released(LADDER, 3)
+    evidence = Evidence(release)
+    for arm, count in (("stable", 50), ("canary", 25), ("baseline", 25)):
+        for unit in islice(units_of(release, arm), count):
+            evidence.feed(predict(release, "stable", unit))
+    seen = evidence.snapshot(NOW)
+    assert seen.assignment[0].counts == (50, 25, 25)
+    assert (seen.stood_in, seen.placed, seen.exposure) == (50, 0, ())
+    assert (seen.arm("stable").units, seen.arm("canary").units) == (50, 0)
+    forced = predict(release, "stable", next(units_of(release, "canary")), propensity=0.0)
+    evidence.feed(forced)
+    assert evidence.snapshot(NOW).placed == 1
+
+
 def test_records_of_others_change_nothing(predict: Predict, units_of: UnitsOf) -> None:
     release = released(LADDER, 2)
     evidence = Evidence(release)

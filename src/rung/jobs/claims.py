@@ -69,7 +69,7 @@ def take(connection: Connection, claim: Claim, now: float, served: dict[str, int
     running: dict[str, int] = {}
     if len({line.owner for line in lines}) > 1:
         query = select(JOBS.c.owner, func.count()).where(JOBS.c.state == "leased").group_by(JOBS.c.owner)
-        running = dict(connection.execute(query).tuples().all())
+        running = dict(connection.execute(query).all())
     last: dict[Line, int] = {}
     ids: list[int] = []
     while lines and len(ids) < claim.batch:
@@ -103,7 +103,7 @@ def _room(connection: Connection, kinds: Mapping[str, int], wanted: set[str]) ->
         .where(JOBS.c.state == "leased", JOBS.c.kind.in_(list(limited)))
         .group_by(JOBS.c.kind)
     )
-    busy: dict[str, int] = dict(connection.execute(query).tuples().all())
+    busy: dict[str, int] = dict(connection.execute(query).all())
     return {kind: limit - busy.get(kind, 0) for kind, limit in limited.items()}
 
 

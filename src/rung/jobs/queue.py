@@ -43,6 +43,8 @@ class JobStore:
         self.database = database
         # SQLite's processes share a machine and its clock; those of a PostgreSQL server share only the server's.
         self._clock = time.time if clock is None and database.dialect == "sqlite" else clock
+        self.look_seconds = _LOOK_SECONDS
+        """Time between two looks at the leases of others."""
         self._jitter = jitter
         self._looked = float("-inf")
         self._served: dict[str, int] = {}
@@ -72,7 +74,7 @@ class JobStore:
             batch: most jobs to give.
             seconds: after which the job goes to somebody else, unless `heartbeat` renews the lease.
         """
-        look = time.monotonic() - self._looked >= _LOOK_SECONDS
+        look = time.monotonic() - self._looked >= self.look_seconds
         wanted = claims.Claim(worker, kinds, batch, seconds)
 
         def anything(connection: Connection) -> bool:

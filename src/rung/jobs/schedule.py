@@ -161,4 +161,4 @@ _MOVE_ON = text("UPDATE rung_schedules SET tick = :at WHERE name = :name AND tic
 
 
 def _last(connection: Connection) -> dict[str, float]:
-    return dict(connection.execute(select(SCHEDULES.c.name, SCHEDULES.c.tick)).tuples().all())
+    return dict(connection.execute(select(SCHEDULES.c.name, SCHEDULES.c.tick)).all())

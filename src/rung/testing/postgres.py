@@ -38,9 +38,9 @@ def serve_postgres() -> Iterator[str]:
             os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
         binaries = _binaries(folder, user)
         data, port, log = folder / "data", _free_port(), folder / "log"
-        initdb = [binaries / "initdb", "-D", data, "-U", _USER, "-A", "trust", "-E", "UTF8", "--no-sync"]
+        initdb: list[str | Path] = [binaries / "initdb", "-D", data, "-U", _USER, "-A", "trust", "-E", "UTF8", "--no-sync"]
         subprocess.run(initdb, check=True, capture_output=True, user=user, cwd=folder)  # noqa: S603
-        command = [binaries / "postgres", "-D", data, "-p", str(port), "-k", folder]
+        command: list[str | Path] = [binaries / "postgres", "-D", data, "-p", str(port), "-k", folder]
         for setting in _SETTINGS:
             command += ["-c", setting]
         with log.open("wb") as output:

@@ -1,0 +1,43 @@
+"""The job table on both databases."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from rung.store.database import Connection, Database, open_database
+from rung.testing.jobs import JobStoreConformance
+from rung.testing.postgres import serve_postgres
+
+
+def emptied(connection: Connection) -> None:
+    for table in ("rung_jobs", "rung_job_links", "rung_schedules", "effects"):
+        connection.execute(text(f"DELETE FROM {table}"))
+    connection.execute(text("UPDATE rung_job_clock SET seen = 0"))
+
+
+def with_effects(database: Database) -> Database:
+    table = text("CREATE TABLE IF NOT EXISTS effects (job BIGINT PRIMARY KEY, what TEXT)")
+    database.write(lambda connection: connection.execute(table))
+    return database
+
+
+class TestSqlite(JobStoreConformance):
+    @pytest.fixture
+    def database(self, tmp_path: Path) -> Iterator[Database]:
+        with open_database(f"sqlite:{tmp_path}/rung.db") as database:
+            yield with_effects(database)
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Database]:
+    with serve_postgres() as url, open_database(url) as database:
+        yield with_effects(database)
+
+
+class TestPostgres(JobStoreConformance):
+    @pytest.fixture
+    def database(self, postgres: Database) -> Database:
+        postgres.write(emptied)
+        return postgres

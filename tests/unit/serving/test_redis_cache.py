@@ -18,7 +18,7 @@ from rung.serving.recorder import Recorder
 from rung.serving.redis_cache import RedisStore, connect
 from rung.testing.caches import serve_valkey
 
-TIMEOUT = 0.25
+TIMEOUT = 1.0
 """Seconds; generous, so that a busy machine alone does not look like an outage."""
 
 

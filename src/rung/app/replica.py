@@ -6,6 +6,7 @@
 import asyncio
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ from typing import Any
 import structlog
 
 from rung import __version__
+from rung.app.recording import open_log, policies_of
 from rung.domain.errors import OperatorError
+from rung.domain.records import ShadowRecord
 from rung.fleet.roles import Setup
 from rung.ports import LoadOptions, Source
 from rung.protocols.batch import Batch
+from rung.protocols.feedback import Feedback
 from rung.protocols.health import Health
 from rung.protocols.kserve_v1 import KserveV1
 from rung.protocols.mlflow import Mlflow
@@ -27,12 +31,16 @@ from rung.protocols.server import HttpServer
 from rung.protocols.tfserving import TfServing
 from rung.protocols.torchserve import TorchServe
 from rung.protocols.vertex import Vertex
+from rung.serving.background import in_background
+from rung.serving.caching import Caching, collect_cache, open_store
 from rung.serving.control import Control
 from rung.serving.lanes import cores
+from rung.serving.log import Logged, PredictionLog
+from rung.serving.log_metrics import collect as collect_log
 from rung.serving.manager import Manager, ManagerOptions
 from rung.serving.metrics import collect, collect_releases
 from rung.serving.policies import Policy
-from rung.settings import ServeSettings
+from rung.settings import ServeSettings, cache_place
 from rung.telemetry import Metrics, log_levels, set_log_level
 
 __all__ = ["Replica", "may_control", "may_force", "run"]
@@ -48,9 +56,17 @@ class Replica:
         2. `close` loses no request that was read: not ready, drain the door, unload.
     """
 
-    def __init__(self, sources: Sequence[Source], settings: ServeSettings) -> None:
+    def __init__(self, sources: Sequence[Source], settings: ServeSettings, log: PredictionLog | None = None) -> None:
         self.settings = settings
         self._sources = sources
+        self.log = log
+        """Already open; closed with the replica."""
+        self.caching = Caching(
+            open_store(cache_place(settings.cache), settings.cache_ttl_seconds),
+            settings.cache_ttl_seconds,
+            private=settings.cache_private,
+            models=settings.cache_models,
+        )
         lanes = settings.lanes or cores()
         self.manager = Manager(
             list(sources),
@@ -67,6 +83,11 @@ class Replica:
                 coalesce=settings.coalesce,
                 poll_seconds=settings.poll_seconds,
                 forcing=may_force(settings),
+                cache=self.caching,
+                log=None
+                if log is None
+                else lambda servable, inner: Logged(inner, log, servable.manifest, servable.digest),
+                report=self._shadowed,
             ),
         )
         control = Control(self.manager, settings.model_store, _CACHE, allowed=may_control(settings))
@@ -74,6 +95,8 @@ class Replica:
             [
                 lambda: collect(self.manager.servables()),
                 lambda: collect_releases(self.manager.table),
+                lambda: collect_cache(self.manager.servables(), self.caching.store),
+                lambda: collect_log(log) if log is not None else (),
                 self._door_metrics,
             ]
         )
@@ -87,10 +110,12 @@ class Replica:
             *Mlflow(self.manager, self.manager.problems, __version__).routes(),
             *TorchServe(self.manager, control, __version__).routes(),
             *Health(self.manager.problems, metrics.render).routes(),
+            *(Feedback(log).routes() if log is not None else ()),
         ]
         vertex = Vertex(self.manager, self.manager.problems, settings.health_route, settings.predict_route)
         routes += vertex.routes(routes)
         self.door = HttpServer(routes, settings.door, access_log=settings.access_log)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.port = 0
         self.own_port = 0
         """Where this replica alone answers, on the loopback address; 0 where it has no others beside it."""
@@ -102,6 +127,7 @@ class Replica:
             ConfigurationError: the port cannot be had.
             OperatorError: not one model could be loaded; the message gives each reason.
         """
+        self._loop = asyncio.get_running_loop()
         if setup is not None:
             self.own_port = await self.door.open("127.0.0.1", 0)
         if setup is None or not setup.late:
@@ -126,6 +152,16 @@ class Replica:
         self.manager.drain()
         await self.door.drain()
         await self.manager.close()
+        if self.caching.store is not None:
+            await self.caching.store.close()
+        if self.log is not None:
+            await in_background(self.log.close)
+
+    def _shadowed(self, record: ShadowRecord) -> None:
+        """Take what a shadow's thread found to the event loop, which the log belongs to."""
+        if self.log is not None and self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed: so is the log
+                self._loop.call_soon_threadsafe(self.log.shadowed, record)
 
     @property
     def url(self) -> str:
@@ -170,10 +206,15 @@ def run(
     announce: Callable[[Replica], None],
     setup: Setup | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT. `announce` is called once, when everything answers."""
+    """Serve until SIGTERM or SIGINT. `announce` is called once, when everything answers.
+
+    Raises:
+        ConfigurationError: the log's folder or key cannot be used; beside what `Replica.open` raises.
+    """
     import uvloop
 
-    replica = Replica(sources, settings)
+    name, policies = (setup.name, policies_of(setup.settings)) if setup is not None else ("", None)
+    replica = Replica(sources, settings, open_log(settings, name, policies))
     uvloop.run(_serve(replica, announce, setup))
 
 

@@ -68,7 +68,12 @@ def _replica(setup: Setup, announce: Callable[[Ready], None]) -> None:
     settings = setup.settings.serving
     # Replicas of one machine share its cores.
     ours = max(cores() // setup.replicas, 1)
-    settings = msgspec.structs.replace(settings, lanes=settings.lanes or ours, threads=settings.threads or ours)
+    settings = msgspec.structs.replace(
+        settings,
+        lanes=settings.lanes or ours,
+        threads=settings.threads or ours,
+        log=settings.log or setup.settings.project.log,
+    )
 
     def opened(replica: Replica) -> None:
         announce(Ready(url=f"http://127.0.0.1:{replica.own_port}"))

@@ -89,6 +89,9 @@ def serve(
     cache: Annotated[
         str | None, typer.Option(help="Keep answers: 64MiB, redis://HOST:PORT/0 or both; for deterministic models.")
     ] = None,
+    log: Annotated[
+        str | None, typer.Option(help="Folder for the prediction log; gives answers an id and takes feedback.")
+    ] = None,
     lanes: Annotated[int | None, typer.Option(help="Model calls at once.  [one per core]")] = None,
     threads: Annotated[int | None, typer.Option(help="Cores that a lone call may use.  [all]")] = None,
     server_name: Annotated[str | None, typer.Option(help="Name in server metadata: rung or triton.")] = None,
@@ -108,6 +111,7 @@ def serve(
         "swap": swap,
         "coalesce": coalesce,
         "cache": cache,
+        "log": log,
         "lanes": lanes,
         "threads": threads,
         "server_name": server_name,

@@ -74,6 +74,18 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Give an answer again to the same caller only (`authorization`, `x-api-key`, unit); without one, never."""
     cache_models: tuple[str, ...] = ()
     """Models whose answers are kept; empty: all whose call costs more than looking an answer up."""
+    log: str = ""
+    """Folder of the prediction log; empty: answers get no id, nothing is logged and no feedback is taken."""
+    log_inputs: Literal["off", "digest", "body", "tensors"] = "off"
+    """What the log keeps of what was asked: nothing, a digest, the body as it came, or the tensors."""
+    log_outputs: Literal["off", "digest", "summary", "tensors"] = "summary"
+    """What it keeps of what was answered; `summary` is mean, minimum and maximum of each output."""
+    log_sample: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
+    """Share of the units whose requests are logged."""
+    log_tensor_bytes: _Count = 64 << 10
+    """Tensors and bodies above this size are left out of the log; digest or summary stand in for them."""
+    log_key: str = ".rung/keys/prediction.key"
+    """File with the key that prediction ids are signed with; made when there is none."""
     lanes: _Count = 0
     """Model calls at once per model; 0 means one per core of this process."""
     threads: _Count = 0

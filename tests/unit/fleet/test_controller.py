@@ -202,7 +202,7 @@ def test_two_controllers_make_one_move(
 def test_a_wall_clock_that_jumps_ends_no_stage(
     store: DiskStore, log: Log, clock: Clock, answer: Callable[..., None]
 ) -> None:
-    policy = read_policy({"guard": ["errors"], "units": 100, "seconds": 300, "longest": 4_000, "ladder": LADDER[1:]})
+    policy = read_policy({"guard": ["errors"], "units": 100, "seconds": 300, "longest_seconds": 4_000, "ladder": LADDER[1:]})
     release = releases.rollout(store, "m", 2, ladder=LADDER[1:], by="ann")
     controller = make(store, log, clock, policy)
     controller.turn()
@@ -298,7 +298,8 @@ def test_kill_9_at_any_moment(store: DiskStore, log: Log, tmp_path: Path, answer
         from rung.fleet.controller import RolloutController
         from rung.fleet.policy import read_policy
         from rung.store.blobs import DiskStore
-        policy = read_policy({"guard": [{"metric": "errors", "tolerance": 0.2}], "units": 120, "seconds": 0, "alpha": 0.05})
+        guard = {"metric": "errors", "tolerance": 0.2}
+        policy = read_policy({"guard": [guard], "units": 120, "seconds": 0, "alpha": 0.05})
         controller = RolloutController(DiskStore(Path(sys.argv[1])), Path(sys.argv[2]), lambda _: policy)
         while True:
             for _, action in controller.turn():

@@ -5,6 +5,7 @@ away: then that part is missing and a problem says so. The control plane is not 
 """
 
 import http.client
+import re
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,11 @@ __all__ = ["ModelStatus", "ProjectStatus", "RoleStatus", "observe"]
 
 _PATIENCE = 2.0
 """Seconds that a replica gets to answer."""
+
+_DUPLICATES = re.compile(
+    r'^rung_duplicate_(ratio|cache_bytes|saved_seconds_per_minute)\{model="([^"]+)",version="(\d+)"\} (\S+)$',
+    re.MULTILINE,
+)
 
 Counts = Callable[[], Mapping[str, Mapping[Any, int]]]
 """Kind of job -> state -> number of jobs."""
@@ -94,6 +100,7 @@ class _Replica(msgspec.Struct):
     loaded: dict[tuple[str, int], tuple[int, int]] = {}
     """Model and version -> requests and failures."""
     problems: list[str] = []
+    advice: list[str] = []
 
 
 def observe(folder: Path, name: str, repository: BlobStore, counts: Counts) -> ProjectStatus:
@@ -106,6 +113,7 @@ def observe(folder: Path, name: str, repository: BlobStore, counts: Counts) -> P
     replicas = _replicas(state.roles if state is not None and up else [])
     for replica in replicas:
         status.problems += [f"{replica.name}: {problem}" for problem in replica.problems]
+        status.advice += replica.advice
     try:
         status.models = _models(repository, replicas)
     except (RungError, OSError) as error:
@@ -188,6 +196,7 @@ def _ask(role: RoleState) -> _Replica:
     try:
         statistics = _get(connection, "/v2/models/stats")
         readiness = _get(connection, "/readyz")
+        metrics = _read(connection, "/metrics").decode()
     except (OSError, http.client.HTTPException, msgspec.MsgspecError) as error:
         found.problems.append(f"it does not answer: {error or type(error).__name__}")
         return found
@@ -198,12 +207,30 @@ def _ask(role: RoleState) -> _Replica:
         succeeded, failed = counts.get("success", {}).get("count", 0), counts.get("fail", {}).get("count", 0)
         found.loaded[one["name"], int(one["version"])] = (succeeded + failed, failed)
     found.problems += readiness.get("problems", [])
+    found.advice += _advice(metrics)
     return found
 
 
+def _advice(metrics: str) -> list[str]:
+    """What a replica's own measurements say would pay: caches for models whose requests repeat."""
+    measured: dict[tuple[str, str], dict[str, float]] = {}
+    for name, model, version, value in _DUPLICATES.findall(metrics):
+        measured.setdefault((model, version), {})[name] = float(value)
+    return [
+        f"{one.get('ratio', 0):.0%} of the requests to {model} version {version} repeat an earlier one: "
+        f'cache = "{int(one.get("cache_bytes", 0)) >> 20}MiB" in [models.{model}.serve] would save '
+        f"{one.get('saved_seconds_per_minute', 0):.1f} s of computation per minute"
+        for (model, version), one in measured.items()
+    ]
+
+
 def _get(connection: http.client.HTTPConnection, path: str) -> dict[str, Any]:
+    return msgspec.json.decode(_read(connection, path), type=dict[str, Any])
+
+
+def _read(connection: http.client.HTTPConnection, path: str) -> bytes:
     connection.request("GET", path)
-    return msgspec.json.decode(connection.getresponse().read(), type=dict[str, Any])
+    return connection.getresponse().read()
 
 
 def _models(repository: BlobStore, replicas: list[_Replica]) -> list[ModelStatus]:

@@ -95,7 +95,7 @@ def read_policy(section: Mapping[str, Any], where: str = "release") -> Policy:
 
     Args:
         section: `ladder`, `guard` (names, or tables with `metric` and what differs), `alpha`, `units`, `seconds`,
-            `longest_seconds`, `maturity_seconds`, `wire_units`; further keys are not looked at.
+            `longest`, `maturity`, `wire_units`; further keys are not looked at.
         where: Name of the section, for messages.
 
     Raises:
@@ -111,8 +111,7 @@ def read_policy(section: Mapping[str, Any], where: str = "release") -> Policy:
         ladder = check_ladder(tuple(section.get("ladder") or LADDER))
     except InvalidInput as error:
         raise ConfigurationError(f"[{where}] ladder: {error}") from None
-    keys = {"longest_seconds": "longest", "maturity_seconds": "maturity", "wire_units": "wire_units"}
-    fields = {field: section[key] for key, field in keys.items() if key in section}
+    fields = {key: section[key] for key in ("longest", "maturity", "wire_units") if key in section}
     guards = tuple(Guard(_rule(table, alphas[table.metric]), table.required) for table in tables)
     return Policy(
         ladder,

@@ -104,7 +104,7 @@ class ReleaseSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
     """Probability of taking back a candidate that does no harm, over all guards and looks together."""
     units: tuple[_Count, ...] = ()
     """Least units that the candidate has answered before each stage ends; empty: as simulations say."""
-    seconds: tuple[_Seconds, ...] = (300.0,)
+    seconds: tuple[Annotated[float, msgspec.Meta(ge=0)], ...] = (300.0,)
     """Least time at each stage; the last stands for all that follow."""
     longest: _Seconds = 7 * 86_400.0
     """Seconds after which a stage that has not decided ends as inconclusive."""
@@ -112,17 +112,6 @@ class ReleaseSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
     """Age in seconds at which a prediction's label counts; 0: learned from how long labels take."""
     unit: str = "header:rung-unit"
     """What a unit is: `header:NAME`, `cookie:NAME`, `json:FIELD` or `address`."""
-    alpha: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.01
-    """Probability that a candidate without harm is ever taken back, shared among the guards."""
-    units: tuple[_AtLeastOne, ...] = ()
-    """Canary units, since the rollout began, that each stage needs at least; the last stands for all that follow.
-    Empty: 200 copies, then 500, 2500, 10000 and 30000 at 1, 5, 25 and 50 %."""
-    seconds: tuple[Annotated[float, msgspec.Meta(ge=0)], ...] = (300.0,)
-    """Least time at each stage; the last stands for all that follow."""
-    longest_seconds: _Seconds = 604800.0
-    """Time after which a stage that has not decided is held for a person."""
-    maturity_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    """Age at which the labels of a prediction count; 0: when 90 % have come, learned from how long they take."""
     wire_units: _AtLeastOne = 3
     """Units that have to be hit before a trip-wire takes a candidate back at once."""
 

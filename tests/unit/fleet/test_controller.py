@@ -202,7 +202,7 @@ def test_two_controllers_make_one_move(
 def test_a_wall_clock_that_jumps_ends_no_stage(
     store: DiskStore, log: Log, clock: Clock, answer: Callable[..., None]
 ) -> None:
-    policy = read_policy({"guard": ["errors"], "units": 100, "seconds": 300, "longest_seconds": 4_000, "ladder": LADDER[1:]})
+    policy = read_policy({"guard": ["errors"], "units": 100, "seconds": 300, "longest": 4_000, "ladder": LADDER[1:]})
     release = releases.rollout(store, "m", 2, ladder=LADDER[1:], by="ann")
     controller = make(store, log, clock, policy)
     controller.turn()

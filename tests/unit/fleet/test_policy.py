@@ -31,8 +31,8 @@ def test_guards_are_names_or_tables() -> None:
             "alpha": 0.02,
             "units": [30, 60],
             "seconds": 5,
-            "longest_seconds": 60,
-            "maturity_seconds": 2.0,
+            "longest": 60,
+            "maturity": 2.0,
             "unit": "header:rung-unit",
         }
     )

@@ -139,6 +139,13 @@ class Evidence:
         self._epochs[release.epoch] = _Epoch(stage, release.salt, ranges, shares_of(ranges))
         return True
 
+    def named(self, release: Release) -> Release:
+        """The release with its arms called as the evidence calls them."""
+        arms = tuple(
+            msgspec.structs.replace(arm, name=self._names[arm.name]) for arm in release.arms if arm.name in self._names
+        )
+        return msgspec.structs.replace(release, arms=arms)
+
     def feed(self, record: Record) -> bool:
         """Take in a record; False where it is of a release later than all that are known: tell me, then come again."""
         if isinstance(record, PredictionRecord | ShadowRecord):

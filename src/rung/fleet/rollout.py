@@ -29,7 +29,21 @@ from rung.stats.guards import judge
 from rung.stats.quantiles import Histogram
 from rung.stats.sequential import MIN_UNITS, Moments
 
-__all__ = ["Action", "Advance", "Hold", "Look", "Promote", "RollBack", "Wait", "describe", "entered", "look", "plan"]
+__all__ = [
+    "Action",
+    "Advance",
+    "Hold",
+    "Look",
+    "Promote",
+    "RollBack",
+    "Wait",
+    "describe",
+    "entered",
+    "figures_of",
+    "look",
+    "plan",
+    "summary",
+]
 
 
 class Wait(msgspec.Struct, frozen=True):
@@ -216,7 +230,7 @@ def _share(release: Release) -> float:
 
 def _judge(guard: Guard, snapshot: Snapshot, share: float) -> Verdict:
     rule = guard.rule
-    baseline, candidate = (_figures(guard, snapshot.arm(name)) for name in ("baseline", "canary"))
+    baseline, candidate = (figures_of(guard, snapshot.arm(name)) for name in ("baseline", "canary"))
     if guard.name == "quality" and snapshot.maturity is None:
         return Verdict("inconclusive", guard.name, "quality: how long labels take is not known yet.")
     if rule.metric.kind == "errors" and share != 0.5:
@@ -225,7 +239,8 @@ def _judge(guard: Guard, snapshot: Snapshot, share: float) -> Verdict:
     return judge(rule, baseline, candidate, share=share)
 
 
-def _figures(guard: Guard, arm: ArmEvidence) -> Moments | Histogram:
+def figures_of(guard: Guard, arm: ArmEvidence) -> Moments | Histogram:
+    """What an arm has shown of a guard's metric, per unit."""
     if guard.name == "latency":
         return arm.latency
     if guard.name == "quality":
@@ -236,18 +251,25 @@ def _figures(guard: Guard, arm: ArmEvidence) -> Moments | Histogram:
 
 def _units_judged(guard: Guard, snapshot: Snapshot) -> int:
     """Units of the smaller arm that a guard has something to go by."""
-    return min(_figures(guard, snapshot.arm(name)).count for name in COMPARED)
+    return min(figures_of(guard, snapshot.arm(name)).count for name in COMPARED)
 
 
 def describe(release: Release, snapshot: Snapshot, seen: Look, now: float) -> dict[str, Any]:
     """What a move rests on, as plain JSON for the ledger: counts, intervals, label coverage, verdicts."""
     rollout = release.rollout
     assert rollout is not None
-    verdicts = [*([seen.wire] if seen.wire else []), *seen.checks, *(verdict for _, verdict in seen.guards)]
     return {
         "stage": rollout.stage,
         "percent": rollout.percent,
         "seconds": round(_elapsed(release, now), 3),
+        **summary(snapshot, seen),
+    }
+
+
+def summary(snapshot: Snapshot, seen: Look) -> dict[str, Any]:
+    """Counts, labels and verdicts as plain JSON."""
+    verdicts = [*([seen.wire] if seen.wire else []), *seen.checks, *(verdict for _, verdict in seen.guards)]
+    return {
         "arms": {name: _arm(arm) for name, arm in snapshot.arms.items()},
         "verdicts": [_finite(msgspec.to_builtins(one)) for one in verdicts],
         "maturity": snapshot.maturity,

@@ -91,7 +91,8 @@ def test_policies_of_inputs(policy):
 
 def test_what_is_over_the_limit_is_left_out_and_its_digest_stands_in():
     x = np.zeros((1, 100), np.float32)
-    record, other = encoded([answer({"y": x}, inputs={"x": x}), answer({"y": x})], inputs="tensors", outputs="tensors", tensor_bytes=399)  # fmt: skip
+    both = [answer({"y": x}, inputs={"x": x}), answer({"y": x})]
+    record, other = encoded(both, inputs="tensors", outputs="tensors", tensor_bytes=399)
     assert (record.inputs, record.outputs, other.outputs) == (None, None, None)
     assert record.input_digest
     assert record.output_digest

@@ -143,15 +143,16 @@ def difference(live: Tensors, other: Tensors) -> tuple[float, bool]:
             same = bool(np.array_equal(array, beside))
             largest, agree = max(largest, 0.0 if same else inf), agree and same
         elif array.size:
-            largest = max(largest, _largest(array, beside))
-            agree = agree and bool(np.allclose(beside, array, _RTOL, _ATOL, equal_nan=True))
+            # Infinity less infinity, and what is beyond the largest number.
+            with np.errstate(invalid="ignore", over="ignore"):
+                largest = max(largest, _largest(array, beside))
+                agree = agree and bool(np.allclose(beside, array, _RTOL, _ATOL, equal_nan=True))
     return largest, agree
 
 
 def _largest(one: Array, other: Array) -> float:
     one, other = one.astype(np.float64), other.astype(np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):  # infinity less infinity, and what is beyond the largest number
-        gap = np.abs(one - other)
+    gap = np.abs(one - other)
     # Where both are NaN, or the same infinity, they agree.
     gap = np.where((one == other) | (np.isnan(one) & np.isnan(other)), 0.0, gap)
     return inf if np.isnan(gap).any() else float(gap.max())

@@ -6,6 +6,7 @@ A page keeps what stands above its marker line; everything below it is written h
 import ast
 import importlib
 import inspect
+import json
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -18,8 +19,10 @@ import msgspec
 import typer.main
 
 from rung import plugins, settings
+from rung.api import application
 from rung.domain import errors
 from rung.protocols import status
+from rung.settings import project
 
 REFERENCE = Path(__file__).parent / "reference"
 SOURCE = Path(__file__).parents[1] / "src"
@@ -72,6 +75,74 @@ def settings_page() -> Iterator[str]:
             )
         yield f"## {kind.__name__}\n\n{summary(kind)}\n"
         yield table(["setting", "environment", "default", "meaning"], rows)
+
+
+SECTIONS = (
+    (project.ProjectSection, "RUNG_PROJECT_"),
+    (project.ModelSettings, ""),
+    (project.ServeSection, ""),
+    (project.ReplicaCount, ""),
+    (project.LogSection, ""),
+    (project.ReleaseSection, ""),
+    (project.RetrainSection, ""),
+    (project.ControlSettings, "RUNG_CONTROL_"),
+    (project.WorkerSettings, "RUNG_WORKERS_"),
+)
+"""Sections of a project file whose keys stand there, and the beginning of their variables."""
+
+
+def project_page() -> Iterator[str]:
+    """Every section of a project file."""
+    for kind, prefix in SECTIONS:
+        texts = field_docs(kind)
+        rows = []
+        for field in msgspec.structs.fields(kind):
+            if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+                continue
+            # Several keys in a variable would be told apart by commas, which a key may hold.
+            variable = f"`{prefix}{field.name.upper()}`" if prefix and field.name != "keys" else ""
+            default = list(field.default) if isinstance(field.default, tuple) else field.default
+            shown = json.dumps(default) if default not in ("", []) else ""
+            rows.append([f"`{field.name}`", variable, shown and f"`{shown}`", texts[field.name]])
+        title, _, meaning = summary(kind).partition(": ")
+        yield f"## {title}\n\n{meaning[:1].upper()}{meaning[1:]}\n"
+        yield table(["key", "environment", "default", "meaning"], rows)
+
+
+def control_page() -> Iterator[str]:
+    """Every route of the control API, and what is sent to it."""
+    document = application.document()
+    schemas = document["components"]["schemas"]
+    for tag in document["tags"]:
+        yield f"## {tag['name'].capitalize()}\n\n{tag['description']}\n"
+        rows, bodies = [], []
+        for path, operations in document["paths"].items():
+            for method, operation in operations.items():
+                if operation["tags"] != [tag["name"]]:
+                    continue
+                given = [f"`{one['name']}`" for one in operation.get("parameters", []) if one["in"] == "query"]
+                sent = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+                name = sent.get("$ref", "").rpartition("/")[2]
+                bodies += [name] if name else []
+                takes = ", ".join(given) or (f"[`{name}`](#{name.lower()})" if name else "")
+                text = " ".join(operation["description"].split())
+                rows.append([f"`{method.upper()} {path}`", takes, text])
+        yield table(["route", "takes", "meaning"], rows)
+        for name in bodies:
+            fields = schemas[name]["properties"]
+            required = schemas[name].get("required", [])
+            yield f"### {name}\n\n{schemas[name].get('description', '')}\n"
+            yield table(
+                ["field", "default", "meaning"],
+                [
+                    [
+                        f"`{field}`",
+                        "required" if field in required else f"`{json.dumps(one.get('default'))}`",
+                        one.get("description", ""),
+                    ]
+                    for field, one in fields.items()
+                ],
+            )
 
 
 def errors_page() -> Iterator[str]:
@@ -196,9 +267,11 @@ def export_doc(module: ModuleType, name: str) -> str:
 
 PAGES: dict[str, Callable[[], Iterator[str]]] = {
     "cli.md": cli_page,
+    "control-api.md": control_page,
     "errors.md": errors_page,
     "exports.md": exports_page,
     "metrics.md": metrics_page,
+    "project.md": project_page,
     "runtimes.md": runtimes_page,
     "settings.md": settings_page,
     "transforms.md": transforms_page,

@@ -94,6 +94,7 @@ class Shell:
         environment |= {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}",
             "RUNG_PORT": str(port),
+            "RUNG_CONTROL_PORT": "0",
             "PYTHONUNBUFFERED": "1",
             "COLUMNS": "120",
         }

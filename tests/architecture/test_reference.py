@@ -42,7 +42,16 @@ def test_every_table_row_says_something() -> None:
     """An empty last cell is a name without a docstring or help text."""
     bare = [
         f"{name}: {line}"
-        for name in ("cli.md", "errors.md", "metrics.md", "runtimes.md", "settings.md", "transforms.md")
+        for name in (
+            "cli.md",
+            "control-api.md",
+            "errors.md",
+            "metrics.md",
+            "project.md",
+            "runtimes.md",
+            "settings.md",
+            "transforms.md",
+        )
         for line in (REFERENCE / name).read_text().splitlines()
         if re.search(r"\| +\|$", line)
     ]

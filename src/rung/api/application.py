@@ -22,7 +22,7 @@ from rung.fleet.loop import PartHealth
 from rung.fleet.status import ProjectStatus
 from rung.protocols.status import error_reply
 
-__all__ = ["Failure", "create"]
+__all__ = ["Failure", "create", "document"]
 
 _SHOWN = (Entry, Job, Manifest, PartHealth, ProjectStatus, Release)
 """What answers are made of."""
@@ -51,6 +51,22 @@ class Failure(msgspec.Struct):
 
 def create(services: Services) -> Any:
     """The ASGI application over these services."""
+    application = _assembled()
+    application.state.services = services
+    application.add_exception_handler(RungError, _refused)
+    application.add_exception_handler(RequestValidationError, _invalid)
+    application.add_exception_handler(HTTPException, _unknown)
+    application.add_exception_handler(Exception, _failed)
+    return Access(application, services.keys)
+
+
+def document() -> dict[str, Any]:
+    """The OpenAPI document, which is the same for every project."""
+    found: dict[str, Any] = _assembled().openapi()
+    return found
+
+
+def _assembled() -> FastAPI:
     application = FastAPI(
         title="rung control API",
         version=__version__,
@@ -61,32 +77,27 @@ def create(services: Services) -> Any:
         redoc_url=None,
         telemetry=_QUIET,
     )
-    application.state.services = services
     for part in (health, models, releases, jobs):
         application.include_router(part.router)
-    application.add_exception_handler(RungError, _refused)
-    application.add_exception_handler(RequestValidationError, _invalid)
-    application.add_exception_handler(HTTPException, _unknown)
-    application.add_exception_handler(Exception, _failed)
-    document = application.openapi
-    application.openapi = lambda: _completed(document())  # type: ignore[method-assign]
-    return Access(application, services.keys)
+    plain = application.openapi
+    application.openapi = lambda: _completed(plain())  # type: ignore[method-assign]
+    return application
 
 
-def _completed(document: dict[str, Any]) -> dict[str, Any]:
+def _completed(described: dict[str, Any]) -> dict[str, Any]:
     """FastAPI's document with our schemas and our errors."""
-    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    schemas = described.setdefault("components", {}).setdefault("schemas", {})
     if "Failure" in schemas:
-        return document
+        return described
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     schemas |= components((*_SHOWN, Failure))
     failure = {"application/json": {"schema": {"$ref": "#/components/schemas/Failure"}}}
-    for path in document["paths"].values():
+    for path in described["paths"].values():
         for operation in path.values():
             operation["responses"].pop("422", None)
             operation["responses"]["default"] = {"description": "Why it was refused.", "content": failure}
-    return document
+    return described
 
 
 def _refused(request: Request, error: Exception) -> Response:

@@ -41,7 +41,7 @@ class CancelRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    reason: str = Field("", max_length=2000)
+    reason: str = Field("", max_length=2000, description="For whoever looks at the job.")
 
 
 @router.get("/jobs", responses=described(list[Job], "Jobs, the newest first."))

@@ -66,9 +66,9 @@ class AudienceRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    attribute: str = Field(max_length=200, examples=["header:country"])
-    values: list[str] = Field(max_length=1000, examples=[["nl"]])
-    arm: str = Field(max_length=200, examples=["v2"])
+    attribute: str = Field(max_length=200, description="What they are known by.", examples=["header:country"])
+    values: list[str] = Field(max_length=1000, description="Who belongs to it.", examples=[["nl"]])
+    arm: str = Field(max_length=200, description="Who answers them.", examples=["v2"])
 
 
 class SplitRequest(_Move):

@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rung.domain.models import AspiredVersion, VersionState
-from rung.serving.policies import Entry, Load, Policy, Unload, plan
+from rung.domain.releases import Arm, Move, Release
+from rung.serving.policies import Entry, Load, Policy, Unload, needed, plan
 
 S = VersionState
 
@@ -100,3 +101,63 @@ def test_any_state_converges_without_an_outage(aspired, states, swap, count):
     final = {version for version, (state, _) in table.items() if state is S.AVAILABLE}
     assert final == set(sorted(loadable, reverse=True)[:count])
     assert plan(wanted_all, [entry(n, s, f) for n, (s, f) in table.items()], policy) == []
+
+
+# --- releases ---
+
+
+@pytest.mark.parametrize(
+    ("case", "entries", "policy", "released", "expected"),
+    [
+        ("what is released is loaded and not the latest", [], AVAILABILITY, (1, 2), [Load(v(2)), Load(v(1))]),
+        ("an old release", [], AVAILABILITY, (1,), [Load(v(1))]),
+        (
+            "what is kept stays",
+            [entry(1, S.AVAILABLE), entry(2, S.AVAILABLE)],
+            AVAILABILITY,
+            (1, 2),
+            [],
+        ),
+        (
+            "what no release needs goes",
+            [entry(1, S.AVAILABLE), entry(3, S.AVAILABLE)],
+            AVAILABILITY,
+            (1,),
+            [Unload(v(3))],
+        ),
+        (
+            "but not before the released can answer",
+            [entry(1, S.LOADING), entry(3, S.AVAILABLE)],
+            AVAILABILITY,
+            (1,),
+            [],
+        ),
+        (
+            "a canary that cannot load holds nothing up",
+            [entry(1, S.AVAILABLE), entry(2, S.END, failures=3), entry(3, S.AVAILABLE)],
+            AVAILABILITY,
+            (1, 2),
+            [Unload(v(3))],
+        ),
+        ("a pin adds", [], Policy(pin=(3,)), (1,), [Load(v(3)), Load(v(1))]),
+        ("all adds", [], Policy(keep="all"), (1,), [Load(v(3)), Load(v(2)), Load(v(1))]),
+        ("none of it is there", [], AVAILABILITY, (7,), [Load(v(3))]),
+        ("none of it can be loaded", [entry(1, S.END, failures=3)], AVAILABILITY, (1,), [Load(v(3))]),
+        ("memory is short", [entry(1, S.AVAILABLE)], RESOURCES, (2,), [Unload(v(1))]),
+        ("memory is free", [entry(1, S.END)], RESOURCES, (2,), [Load(v(2))]),
+    ],
+)
+def test_plan_with_a_release(case, entries, policy, released, expected):
+    assert plan([v(1), v(2), v(3)], entries, policy, {"m": released}) == expected
+
+
+def test_a_release_of_one_model_is_none_of_another():
+    aspired = [v(1), v(2), v(1, name="n"), v(2, name="n")]
+    assert plan(aspired, [], AVAILABILITY, {"m": (1,)}) == [Load(v(1)), Load(v(2, name="n"))]
+
+
+def test_where_memory_is_short_nothing_is_kept_that_answers_nobody():
+    arms = (Arm("stable", 2, "", "stable", 900_000), Arm("canary", 3, "", "canary", 100_000))
+    release = Release("m", 1, "", "", arms, Move("release", "ana"), keep=(1,))
+    assert needed(release, AVAILABILITY) == (1, 2, 3)
+    assert needed(release, RESOURCES) == (2, 3)

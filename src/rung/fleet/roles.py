@@ -69,12 +69,10 @@ class RoleProcess:
             NotReady: the system refused to start a process.
         """
         life, self._life = os.pipe()
-        command = [sys.executable, "-P", "-m", "rung", "up", "--role", self._setup.role]
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", _LIFE: str(life)}
         try:
-            # -P: a file in the project's folder must not stand in for a module of ours.
             self._process = subprocess.Popen(  # noqa: S603
-                command,
+                _command(self._setup.role),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -164,6 +162,11 @@ class RoleProcess:
         os.close(self.pidfd)
         for stream in self.streams:
             stream.close()
+
+
+def _command(role: RoleName) -> list[str]:
+    # -P: a file in the project's folder must not stand in for a module of ours.
+    return [sys.executable, "-P", "-m", "rung", "up", "--role", role]
 
 
 def adopt() -> Setup | None:

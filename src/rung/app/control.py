@@ -76,7 +76,12 @@ async def _serve(setup: Setup, jobs: JobStore, announce: Callable[[Ready], None]
 def _parts(settings: ProjectSettings, repository: BlobStore, jobs: JobStore) -> list[Part]:
     """The duties of the control loop: a row for each."""
     schedules = [check(schedule) for schedule in _schedules(settings)]
-    rollouts = RolloutController(repository, Path(settings.project.log), lambda model: _policy(settings, model))
+    rollouts = RolloutController(
+        repository,
+        Path(settings.project.log),
+        lambda model: _policy(settings, model),
+        data=open_store(settings.project.data),
+    )
     return [
         Part("schedules", lambda: tick(jobs, schedules)),
         Part("rollouts", rollouts.turn),

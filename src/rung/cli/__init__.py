@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from rung import __version__
+from rung.cli.declared import experiment as _experiment
 from rung.cli.declared import jobs as _jobs
 from rung.cli.declared import releases as _releases
 from rung.cli.declared import up as _up
@@ -216,6 +217,7 @@ def delete(
     run(name, version, repository, force=force)
 
 
+_experiment.add(app)
 _jobs.add(app)
 _releases.add(app)
 _up.add(app)

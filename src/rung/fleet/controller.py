@@ -6,7 +6,7 @@ names the release that it was decided on, and only one can be the next link.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -14,12 +14,13 @@ import msgspec
 import structlog
 
 from rung.catalog import ledger, releases
-from rung.domain.errors import Conflict
+from rung.domain.errors import Conflict, RungError
 from rung.domain.records import Record
 from rung.domain.releases import Release
 from rung.fleet.evidence import Evidence, identity_of
+from rung.fleet.past import converted
 from rung.fleet.policy import Policy
-from rung.fleet.rollout import Action, Advance, Hold, Promote, RollBack, Wait, entered, plan
+from rung.fleet.rollout import Action, Advance, Hold, Promote, RollBack, Wait, began, entered, plan
 from rung.ports import BlobStore
 from rung.store.segments import Position, SegmentReader
 
@@ -30,15 +31,16 @@ _NAMES_EVERY = 2.0
 """Seconds between two looks for models that have got their first release."""
 _AT_ONCE = 100_000
 """Records read in one turn; what is left is read in the next, and nothing is decided before."""
+_SKEW = 3_600.0
+"""Seconds by which the clocks of replicas may differ; which rollout a record belongs to, its epoch says."""
 
 
-def gather(log: Path, history: Iterable[Release], evidence: Evidence) -> Evidence:
-    """Feed the whole log to `evidence`, which learns the releases of `history` first; it comes back."""
-    for release in history:
-        evidence.know(release)
-    for _, record in SegmentReader(log):
-        evidence.feed(record)
-    return evidence
+def gather(log: Path, data: BlobStore | None, model: str, since: float = 0.0) -> Iterator[Record]:
+    """A model's whole log from a time on, in seconds since the epoch, up to now; feedback of any time."""
+    position, old = converted(data, model, since - _SKEW)
+    yield from old
+    for _, record in SegmentReader(log, position):
+        yield record
 
 
 class _Watch(msgspec.Struct):
@@ -46,6 +48,10 @@ class _Watch(msgspec.Struct):
 
     evidence: Evidence
     release: Release
+    old: Iterator[Record]
+    """What is in Parquet already, as far as it is still to be read."""
+    position: Position | None
+    """From which the segments are still to be read."""
     spent: float
     """Seconds that the stage had lasted when it was first seen."""
     since: float
@@ -72,34 +78,45 @@ class RolloutController:
         log: Path,
         policy: Callable[[str], Policy],
         *,
+        data: BlobStore | None = None,
         clock: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Of the releases in `store` and the prediction log in the folder `log`; `policy(model)` judges."""
+        """Of the releases in `store` and the prediction log in the folder `log`; `policy(model)` judges.
+
+        `data` is where the log lies once it is converted: without it, what a controller has not read before its
+        segments were deleted is not counted.
+        """
         self._store = store
         self._log = log
         self._policy = policy
+        self._data = data
         self._clock = clock
         self._steady = steady
         self._follower = ledger.ReleaseFollower(store)
         self._names: set[str] = set()
         self._names_at = float("-inf")
         self._watched: dict[str, _Watch] = {}
-        self._position: Position | None = None
         self._events = structlog.get_logger("rung.rollout")
 
     def turn(self) -> list[tuple[str, Action]]:
         """Observe, plan and act, once; what was decided, by model.
 
         Raises:
-            BundleError: a ledger cannot be read; nothing was done.
+            RungError: a ledger or the log cannot be read; the models that this does not concern have had their turn.
         """
         self._observe()
-        if not self._watched or not self._read():
-            return []
-        decided = [(model, self._plan(watch)) for model, watch in self._watched.items()]
-        for model, action in decided:
-            self._act(self._watched[model].release, action)
+        decided: list[tuple[str, Action]] = []
+        failed: list[RungError] = []
+        for model, watch in self._watched.items():
+            try:
+                if self._read(watch):
+                    decided.append((model, self._plan(watch)))
+                    self._act(watch.release, decided[-1][1])
+            except RungError as error:
+                failed.append(error)
+        if failed:
+            raise failed[0]
         return decided
 
     # --- observe ----------------------------------------------------------------------------------
@@ -110,19 +127,22 @@ class RolloutController:
         if steady - self._names_at >= _NAMES_EVERY:
             self._names, self._names_at = set(ledger.models(self._store)), steady
         found = {one.model: one for one in self._follower.poll(self._names) if one.rollout is not None}
-        known = {model: watch for model, watch in self._watched.items() if _same(watch, found.get(model))}
-        if known.keys() != found.keys():
-            # A new rollout needs the log from its beginning, and what came before teaches how long labels take.
-            self._position = None
-            for model, watch in known.items():
-                watch.evidence = self._evidence(found[model])
-        self._watched = known
+        self._watched = {model: watch for model, watch in self._watched.items() if _same(watch, found.get(model))}
         for model, release in found.items():
-            if model not in known:
-                spent = max(self._clock() - entered(release), 0.0)
-                self._watched[model] = _Watch(self._evidence(release), release, spent, steady)
-            elif known[model].release.epoch != release.epoch:
-                self._moved(known[model], release)
+            watch = self._watched.get(model)
+            if watch is None:
+                self._watched[model] = self._watch(release)
+            elif watch.release.epoch != release.epoch:
+                self._moved(watch, release)
+
+    def _watch(self, release: Release) -> _Watch:
+        """From the beginning: nothing that an earlier controller knew is needed."""
+        evidence = Evidence(release, maturity=self._policy(release.model).maturity)
+        for one in releases.history(self._store, release.model):
+            evidence.know(one)
+        position, old = converted(self._data, release.model, began(release) - _SKEW)
+        spent = max(self._clock() - entered(release), 0.0)
+        return _Watch(evidence, release, old, position, spent, self._steady())
 
     def _moved(self, watch: _Watch, release: Release) -> None:
         assert watch.release.rollout is not None
@@ -134,35 +154,28 @@ class RolloutController:
         for one in releases.history(self._store, release.model):
             watch.evidence.know(one)
 
-    def _evidence(self, release: Release) -> Evidence:
-        evidence = Evidence(release, maturity=self._policy(release.model).maturity)
-        for one in releases.history(self._store, release.model):
-            evidence.know(one)
-        return evidence
-
-    def _read(self) -> bool:
+    def _read(self, watch: _Watch) -> bool:
         """Take in what the log has got; whether that is all."""
-        reader = SegmentReader(self._log, self._position)
         count = 0
-        asked: set[str] = set()
-        for _, record in islice(reader, _AT_ONCE):
+        for record in islice(watch.old, _AT_ONCE):
             count += 1
-            watch = self._watched.get(getattr(record, "model", ""))
-            if watch is not None:
-                self._feed(watch, record, asked)
-        self._position = reader.position
+            watch.evidence.feed(record)
+        reader = SegmentReader(self._log, watch.position)
+        asked = False
+        for _, record in islice(reader, _AT_ONCE - count):
+            count += 1
+            if not watch.evidence.feed(record) and not asked:
+                # A replica was faster than we in seeing the next release.
+                asked = True
+                self._catch_up(watch)
+                watch.evidence.feed(record)
+        watch.position = reader.position or watch.position
         return count < _AT_ONCE
 
-    def _feed(self, watch: _Watch, record: Record, asked: set[str]) -> None:
-        model = watch.evidence.model
-        if watch.evidence.feed(record) or model in asked:
-            return
-        # A replica was faster than we in seeing the next release.
-        asked.add(model)
+    def _catch_up(self, watch: _Watch) -> None:
         for release in self._follower.poll(self._names):
-            if release.model == model and _same(watch, release):
+            if release.model == watch.evidence.model and _same(watch, release):
                 self._moved(watch, release)
-        watch.evidence.feed(record)
 
     # --- plan and act -----------------------------------------------------------------------------
 

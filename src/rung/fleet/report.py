@@ -10,15 +10,16 @@ import msgspec
 
 from rung.catalog import releases
 from rung.domain.errors import Conflict
+from rung.domain.records import Record
 from rung.domain.releases import BUCKETS, Release
 from rung.domain.rules import Verdict
+from rung.fleet.controller import gather
 from rung.fleet.evidence import COMPARED, ArmEvidence, Evidence, Snapshot, identity_of
 from rung.fleet.expect import growth
 from rung.fleet.policy import Guard, Policy
 from rung.fleet.rollout import Action, Look, figures_of, look, plan, summary
 from rung.ports import BlobStore
 from rung.stats.intervals import clopper_pearson
-from rung.store.segments import SegmentReader
 
 __all__ = ["GuardState", "Moment", "Report", "as_json", "as_text", "observe"]
 
@@ -68,7 +69,14 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def observe(
-    store: BlobStore, log: Path, model: str, policy: Policy, *, arm: str = "", now: float | None = None
+    store: BlobStore,
+    log: Path,
+    model: str,
+    policy: Policy,
+    *,
+    data: BlobStore | None = None,
+    arm: str = "",
+    now: float | None = None,
 ) -> Report:
     """Read the ledger and the whole log of a model's experiment.
 
@@ -77,6 +85,7 @@ def observe(
         log: Folder of the prediction log.
         model: Its name.
         policy: What its candidate is judged by.
+        data: Where the log lies once it is converted.
         arm: In a split of more than two, the one to compare with the largest.
         now: Seconds since the epoch; the clock's if left out.
 
@@ -88,8 +97,11 @@ def observe(
     links, over = _experiment(releases.history(store, model), model)
     release = links[-1]
     evidence = Evidence(release, maturity=policy.maturity, candidate=arm)
+    for link in links:
+        evidence.know(link)
     began = datetime.fromisoformat(links[0].at).timestamp()
-    course = tuple(_course(log, evidence, links, policy, began))
+    records = gather(log, data, model, began)
+    course = tuple(_course(records, evidence, release, policy, began))
     snapshot = evidence.snapshot(at)
     named = evidence.named(release)
     seen = look(named, snapshot, policy)
@@ -111,25 +123,25 @@ def _experiment(history: list[Release], model: str) -> tuple[list[Release], bool
     return [one for one in history if divided(one) and identity_of(one) == identity_of(last)], last is not history[-1]
 
 
-def _course(log: Path, evidence: Evidence, links: list[Release], policy: Policy, began: float) -> Iterator[Moment]:
+def _course(
+    records: Iterator[Record], evidence: Evidence, release: Release, policy: Policy, began: float
+) -> Iterator[Moment]:
     """Feed the whole log, and look at it now and then on the way."""
-    for link in links:
-        evidence.know(link)
     newest, due = began, 1
-    for number, (_, record) in enumerate(SegmentReader(log), start=1):
+    for number, record in enumerate(records, start=1):
         evidence.feed(record)
         newest = max(newest, record.time)
         if number >= due:
             due = max(number + 1, int(number * _PACE))
-            yield from _moment(evidence, links, policy, began, newest)
-    yield from _moment(evidence, links, policy, began, newest)
+            yield from _moment(evidence, release, policy, began, newest)
+    yield from _moment(evidence, release, policy, began, newest)
 
 
-def _moment(evidence: Evidence, links: list[Release], policy: Policy, began: float, at: float) -> Iterator[Moment]:
+def _moment(evidence: Evidence, release: Release, policy: Policy, began: float, at: float) -> Iterator[Moment]:
     snapshot = evidence.snapshot(at)
     units = {name: arm.units for name, arm in snapshot.arms.items()}
     if any(units.values()):
-        seen = look(evidence.named(links[-1]), snapshot, policy)
+        seen = look(evidence.named(release), snapshot, policy)
         yield Moment(at - began, units, {guard.name: _ends(verdict) for guard, verdict in seen.guards})
 
 

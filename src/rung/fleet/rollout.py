@@ -211,6 +211,11 @@ def _hold(
     return Hold(verdict.rule, verdict.why, describe(release, evidence, seen, now))
 
 
+def began(release: Release) -> float:
+    """When an experiment began, in seconds since the epoch: its rollout, or the present shares of a split."""
+    return datetime.fromisoformat(release.rollout.began if release.rollout else release.at).timestamp()
+
+
 def entered(release: Release) -> float:
     """When the stage of a rollout began, in seconds since the epoch."""
     assert release.rollout is not None

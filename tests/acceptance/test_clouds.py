@@ -82,6 +82,28 @@ def test_mlflow_probes(url):
     assert curl(f"{url}/version")[0] == 200
 
 
+def test_a_frame_s_columns_are_found_by_name(serve, tmp_path):
+    """MLflow puts them in the order of the model's signature; taken as they come, they give another answer."""
+    pytest.importorskip("yaml")
+    folder = tmp_path / "named"
+    folder.mkdir()
+    models.scale(folder / "model.onnx", 2.0)
+    inputs = json.dumps([{"type": "double", "name": name} for name in "abcd"])
+    flavors = {"onnx": {"data": "model.onnx"}}
+    (folder / "MLmodel").write_text(json.dumps({"flavors": flavors, "signature": {"inputs": inputs}}))
+    url = serve(folder).url
+    frame = {"columns": ["d", "extra", "c", "b", "a"], "data": [[4, 9, 3, 2, 1]]}
+    assert ask(f"{url}/invocations", {"dataframe_split": frame})[1] == {"predictions": [[2, 4, 6, 8]]}
+    record = {"b": 2, "a": 1, "d": 4, "c": 3}
+    assert ask(f"{url}/invocations", {"dataframe_records": [record]})[1] == {"predictions": [[2, 4, 6, 8]]}
+    assert ask(f"{url}/invocations", b"b,a,d,c\n2,1,4,3\n", "text/csv")[1] == {"predictions": [[2, 4, 6, 8]]}
+    assert ask(f"{url}/invocations", b"1,2,3,4", "text/csv")[1] == {"predictions": [[2, 4, 6, 8]]}
+    assert ask(f"{url}/invocations", {"dataframe_split": {"data": [[1, 2, 3, 4]]}})[1]["predictions"] == [[2, 4, 6, 8]]
+    del record["c"]
+    status, answer = ask(f"{url}/invocations", {"dataframe_records": [record]})
+    assert (status, "no column 'c'" in answer["message"]) == (400, True)
+
+
 def test_several_models_have_to_be_named(serve, tmp_path):
     url = serve(models.scale(tmp_path / "two.onnx", 2.0), models.scale(tmp_path / "three.onnx", 3.0)).url
     body = {"instances": [[1, 1, 1, 1]]}
@@ -101,6 +123,22 @@ def test_sagemaker_container(serve, tmp_path):
     url = url.replace("0.0.0.0", "127.0.0.1")
     assert curl(f"{url}/ping")[0] == 200
     assert ask(f"{url}/invocations", b"1,2,3,4", "text/csv")[1] == {"predictions": [[2, 4, 6, 8]]}
+
+
+def test_what_sagemaker_s_predictors_send_and_read(url):
+    rows, doubles = np.array([[1, 2, 3, 4]], "<f4"), [[2, 4, 6, 8]]
+    assert ask(f"{url}/invocations", [[1, 2, 3, 4]])[1] == {"predictions": doubles}
+    stream = io.BytesIO()
+    np.save(stream, rows)
+    npy, media = stream.getvalue(), "application/x-npy"
+    status, text = curl(f"{url}/invocations", "-H", f"Content-Type: {media}", "-H", f"Accept: {media}", data=npy)
+    assert (status, np.load(io.BytesIO(text)).tolist()) == (200, doubles)
+    status, text = curl(f"{url}/invocations", "-H", "Content-Type: text/csv", "-H", "Accept: text/csv", data=b"1,2,3,4")
+    assert (status, text) == (200, b"2.0,4.0,6.0,8.0\n")
+    stream = io.BytesIO()
+    np.save(stream, np.array([print], object), allow_pickle=True)
+    for bad in (b"", npy[:40], npy[:-4], stream.getvalue(), b"PK\x03\x04"):
+        assert ask(f"{url}/invocations", bad, media)[0] == 400
 
 
 def test_sagemaker_tensors(url):
@@ -137,6 +175,7 @@ def test_sagemaker_multi_model(serve, tmp_path):
     assert [one["modelName"] for one in json.loads(curl(f"{url}/models")[1])["models"]] == ["abc"]
     _, answer = curl(f"{url}/models/abc", "-H", "X-Amzn-SageMaker-Target-Model: abc")
     assert json.loads(answer)["modelUrl"] == body["url"]
+    assert json.loads(curl(f"{url}/models/abc")[1]) == {"modelName": "abc", "modelUrl": body["url"]}
     assert ask(f"{url}/models/abc/invoke", {"instances": [[1, 1, 1, 1]]})[1] == {"predictions": [[3, 3, 3, 3]]}
     assert curl("-X", "DELETE", f"{url}/models/abc")[0] == 200
     assert curl(f"{url}/models/abc", "-H", "X-Amzn-SageMaker-Target-Model: abc")[0] == 404

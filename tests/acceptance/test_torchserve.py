@@ -44,6 +44,13 @@ def test_inference(url, tmp_path):
     assert (status, answer["code"], answer["type"]) == (404, 404, "ResourceNotFoundException")
 
 
+def test_a_form_of_one_field(url):
+    """What requests.post(url, data={"data": ...}) sends."""
+    assert curl("--data-urlencode", "data=[[1, 2, 3, 4]]", f"{url}/predictions/double") == (200, [2, 4, 6, 8])
+    status, answer = curl("-d", "data=1&data=2", f"{url}/predictions/double")
+    assert (status, "one, called data" in answer["message"]) == (400, True)
+
+
 def test_management(url):
     status, answer = curl("-X", "POST", f"{url}/models?url=triple.onnx&initial_workers=1")
     assert (status, "registered" in answer["status"]) == (200, True)
@@ -102,9 +109,9 @@ def test_triton_loads_and_unloads(serve, tmp_path):
         assert states == {"double": "UNAVAILABLE", "four": "READY"}
         client.load_model("double")
         assert client.is_model_ready("double")
-        with pytest.raises(InferenceServerException, match="no source"):
+        with pytest.raises(InferenceServerException, match="failed to load: no source"):
             client.load_model("nothing")
-        with pytest.raises(InferenceServerException, match="config"):
+        with pytest.raises(InferenceServerException, match=r"failed to load: .*config"):
             client.load_model("double", config='{"max_batch_size": 8}')
         shutil.copy(tmp_path / "four.onnx", tmp_path / "double.onnx")
         client.load_model("double")

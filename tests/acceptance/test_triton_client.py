@@ -139,7 +139,7 @@ def test_compression_both_ways(connect, tmp_path, coding):
 def test_errors_say_what_is_wrong(connect, tmp_path):
     client = connect(models.add_sub(tmp_path / "simple.onnx"))
     inputs = sum_and_difference(A, B, binary=True)
-    with pytest.raises(InferenceServerException, match="unknown model 'nothing'") as error:
+    with pytest.raises(InferenceServerException, match="Request for unknown model 'nothing'") as error:
         client.infer("nothing", inputs)
     assert error.value.status() == "404"
     with pytest.raises(InferenceServerException, match="has no version 9"):

@@ -136,6 +136,8 @@ async def invoke(served: Served, head: Head, body: bytes, call: Call) -> Reply:
         payload = _payload(_shape(read_csv(body), served.manifest), served.manifest)
     elif media in _PARQUET:
         payload = _payload(_shape(read_parquet(body), served.manifest), served.manifest)
+    elif media == sagemaker.NPY:
+        payload = _payload(sagemaker.read_npy(body), served.manifest)
     elif media.startswith("image/") or media in ("application/octet-stream", "text/plain", "multipart/form-data"):
         payload = payload_of(body, media, parameters, served.manifest)
         accept = accepted(head.headers.get(b"accept"))
@@ -143,7 +145,8 @@ async def invoke(served: Served, head: Head, body: bytes, call: Call) -> Reply:
         raise UnsupportedMedia(
             f"{media!r:.100} is not read here: send application/json, text/csv or application/vnd.apache.parquet"
         )
-    return await _answer(served, payload, accept, head, call)
+    reply = await _answer(served, payload, accept, head, call)
+    return sagemaker.rewrite(reply, accepted(head.headers.get(b"accept"))) if accept is _ANSWER else reply
 
 
 async def answer_rows(served: Served, rows: Any, head: Head, call: Call) -> Reply:
@@ -173,6 +176,9 @@ def read_json(body: bytes) -> Any:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise InvalidInput(f"the body is no JSON: {error}") from None
+    if isinstance(value, list):
+        # What SageMaker's SDK sends unless it is told otherwise.
+        return value
     forms = f"an object with exactly one of {', '.join(_FORMS)}"
     if not isinstance(value, dict):
         raise InvalidInput(f"the JSON body must be {forms}")
@@ -278,11 +284,29 @@ def _shape(table: Any, manifest: Manifest) -> Any:
         raise InvalidInput("the data frame has no rows")
     first = manifest.transforms.input[0].name if manifest.transforms.input else ""
     inputs = manifest.signature.inputs
+    if not first and len(inputs) == 1 and inputs[0].columns:
+        data, columns = _in_order(columns, data, inputs[0].columns), list(inputs[0].columns)
     if first.startswith(("text.", "image.")) or (not first and len(inputs) == 1 and columns != [inputs[0].name]):
         # A column of values goes to a model of scalars as values, to one of vectors as vectors of one.
         scalars = first.startswith(("text.", "image.")) or len(inputs[0].shape) <= 1
         return [row[0] for row in data] if scalars and len(columns) == 1 else data
     return [dict(zip(columns, row, strict=True)) for row in data]
+
+
+def _in_order(columns: list[str], data: list[list[Any]], wanted: tuple[str, ...]) -> list[list[Any]]:
+    """Put a frame's columns into the order that the model was trained with; those it does not know are left out.
+
+    A frame without names (numbers stand for them) is in that order already.
+    """
+    if columns == list(wanted) or (columns == [str(number) for number in range(len(columns))] and "0" not in wanted):
+        return data
+    missing = [name for name in wanted if name not in columns]
+    if missing:
+        raise InvalidInput(
+            f"the data frame has no column {missing[0]!r:.80}; the model takes {', '.join(wanted)}", field=missing[0]
+        )
+    places = [columns.index(name) for name in wanted]
+    return [[row[place] for place in places] for row in data]
 
 
 def _payload(rows: Any, manifest: Manifest) -> Payload:

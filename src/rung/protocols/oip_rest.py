@@ -28,7 +28,7 @@ from rung.protocols.oip_metadata import (
     repository_index,
     server_metadata,
 )
-from rung.protocols.status import OK
+from rung.protocols.status import OK, error_reply
 from rung.protocols.timing import server_timing
 
 __all__ = ["OipRest"]
@@ -90,7 +90,7 @@ class OipRest:
                 ("GET", f"{base}/stats", self._statistics),
                 ("POST", f"{base}/infer", self._infer),
             ]
-        return [Route(method, pattern, endpoint) for method, pattern, endpoint in table]
+        return [Route(method, pattern, endpoint, _error) for method, pattern, endpoint in table]
 
     async def _infer(self, head: Head, body: bytes, call: Call) -> Reply:
         plan: _Plan | None = head.memo
@@ -165,6 +165,13 @@ class OipRest:
 
     def _find(self, head: Head) -> Served:
         return self._directory.find(head.params["model"], _version(head))
+
+
+def _error(error: Exception) -> Reply:
+    # Triton's published clients look for these words.
+    if isinstance(error, NotFound) and str(error).startswith("unknown model"):
+        return error_reply(NotFound(f"Request for {error}"))
+    return error_reply(error)
 
 
 def _json(value: Any) -> Reply:

@@ -9,7 +9,7 @@ from rung.domain.errors import InvalidInput, RungError, Unsupported
 from rung.domain.predictions import Call
 from rung.ports import Control, Directory
 from rung.protocols.exchange import Head, Reply, Route
-from rung.protocols.status import OK
+from rung.protocols.status import OK, error_reply
 
 __all__ = ["Repository"]
 
@@ -45,7 +45,7 @@ class Repository:
     def routes(self) -> list[Route]:
         """Where it answers."""
         return [
-            Route("POST", "/v2/repository/models/{model}/load", self._load),
+            Route("POST", "/v2/repository/models/{model}/load", self._load, _load_error),
             Route("POST", "/v2/repository/models/{model}/unload", self._unload),
             Route("GET", "/v2/logging", self._logging),
             Route("POST", "/v2/logging", self._set_logging),
@@ -140,6 +140,14 @@ class Repository:
         if model:
             self._directory.find(model)
         return model
+
+
+def _load_error(error: Exception) -> Reply:
+    # Triton's published clients look for these words.
+    reply = error_reply(error)
+    message = orjson.loads(bytes(reply.body))["error"] if isinstance(reply.body, bytes) else ""
+    reply.body = orjson.dumps({"error": f"failed to load: {message}"})
+    return reply
 
 
 def _object(body: bytes) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """TorchServe's inference and management APIs, and SageMaker's `/models`, which has the same paths."""
 
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, parse_qsl
 
 import orjson
 
@@ -30,6 +30,7 @@ _TYPES = {
 }
 _HERE = (VersionState.START, VersionState.LOADING, VersionState.AVAILABLE)
 _PAGE = 100
+_FORM = "application/x-www-form-urlencoded"
 
 
 class TorchServe:
@@ -41,6 +42,8 @@ class TorchServe:
         self._version = version
         self._places: dict[str, str] = {}
         """Model added here -> what its caller said it lies at."""
+        self._sagemakers: set[str] = set()
+        """Those of them that SageMaker added: it asks for them without saying who it is."""
         self._table: list[tuple[str, str]] = []
 
     def routes(self) -> list[Route]:
@@ -72,8 +75,11 @@ class TorchServe:
             if len(named) != 1:
                 raise InvalidInput("the form must have one part, called data", field="data")
             body, media, parameters = named[0].body, named[0].media_type, {}
+        if media == _FORM and body.startswith((b"data=", b"body=")):
+            # What requests.post(url, data={"data": ...}) sends, as the clients of TorchServe do.
+            body, media = _field(body), ""
         # curl -T and -F say nothing of use about the file: its first bytes do.
-        if media in ("", "application/octet-stream", "application/x-www-form-urlencoded"):
+        if media in ("", "application/octet-stream", _FORM):
             media = sniff(body) or media
         payload = _payload(body, media, parameters, served.manifest.transforms.input, served)
         payload.deadline = call.arrived + timeout_of(head.headers.get(b"rung-timeout-ms"))
@@ -111,6 +117,7 @@ class TorchServe:
         if "url" not in query:
             name, place = sagemaker.read_model(body)
             await self._add(name, place)
+            self._sagemakers.add(name)
             return Reply(OK, orjson.dumps(sagemaker.write_model(name, place)))
         if "handler" in query:
             raise Unsupported("handlers are code, and none is taken from a request: leave handler out")
@@ -127,7 +134,7 @@ class TorchServe:
 
     async def _describe(self, head: Head, body: bytes, call: Call) -> Reply:
         name, wanted = head.params["model"], head.params.get("version", "")
-        if sagemaker.asks(head) and not wanted:
+        if not wanted and (sagemaker.asks(head) or name in self._sagemakers):
             self._directory.find(name)
             return Reply(OK, orjson.dumps(sagemaker.write_model(name, self._place(name))))
         found = [one for one in self._directory.statuses() if one.name == name]
@@ -174,6 +181,7 @@ class TorchServe:
                 )
         await self._control.unload(name)
         self._places.pop(name, None)
+        self._sagemakers.discard(name)
         return _status(f'Model "{name}" unregistered')
 
     async def _set_default(self, head: Head, body: bytes, call: Call) -> Reply:
@@ -185,11 +193,7 @@ class TorchServe:
 
 
 def _payload(body: bytes, media: str, parameters: dict[str, str], steps: Any, served: Any) -> Payload:
-    if (
-        steps
-        and steps[0].name.startswith("text.")
-        and media in ("", "application/octet-stream", "application/x-www-form-urlencoded")
-    ):
+    if steps and steps[0].name.startswith("text.") and media in ("", "application/octet-stream", _FORM):
         media = "text/plain"
     if media == "application/json":
         try:
@@ -200,6 +204,13 @@ def _payload(body: bytes, media: str, parameters: dict[str, str], steps: Any, se
             # The model's own fields: one row.
             return Payload("rows", [value])
     return payload_of(body, media, parameters, served.manifest)
+
+
+def _field(body: bytes) -> bytes:
+    values = [value for _, value in parse_qsl(body, keep_blank_values=True)]
+    if len(values) != 1:
+        raise InvalidInput(f"the form has {len(values)} fields: it must have one, called data", field="data")
+    return values[0]
 
 
 def _target(head: Head) -> tuple[str, int | None]:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from rung.domain.errors import BundleError, MissingDependency
-from rung.domain.tensors import Signature, TensorSpec
+from rung.domain.tensors import Signature, Tensors, TensorSpec
 from rung.plugins import RUNTIMES, resolve
 from rung.ports import LoadOptions, Model, Runtime
 
@@ -60,8 +60,10 @@ class MlflowRuntime:
         """
         folder = Path(artifact)
         declared = read_mlmodel(folder)
-        _, runtime, data = find_flavor(folder, declared)
+        flavor, runtime, data = find_flavor(folder, declared)
         model: Model = resolve(RUNTIMES, runtime, "runtime")().load(data, options)
+        if flavor == "sklearn":
+            model = _as_pyfunc(model, _word(declared["flavors"].get("python_function", {}), "predict_fn"))
         try:
             model.signature = _settled(model.signature, declared.get("signature"))
         except BaseException:
@@ -149,6 +151,29 @@ def _data(folder: Path, flavor: dict[str, Any]) -> Iterator[Path]:
 def _recognises(name: str, path: Path) -> bool:
     runtime: Runtime = resolve(RUNTIMES, name, "runtime")()
     return path.exists() and runtime.recognises(path)
+
+
+class _Narrowed:
+    """A model of which one output is asked for."""
+
+    def __init__(self, model: Model, output: TensorSpec) -> None:
+        self.signature = msgspec.structs.replace(model.signature, outputs=(output,))
+        self.platform, self.lanes, self.inline = model.platform, model.lanes, model.inline
+        self._model = model
+        self._name = output.name
+
+    def predict(self, inputs: Tensors, threads: int = 1) -> Tensors:
+        return {self._name: self._model.predict(inputs, threads)[self._name]}
+
+    def close(self) -> None:
+        self._model.close()
+
+
+def _as_pyfunc(model: Model, function: str) -> Model:
+    """What `pyfunc` of this folder answers: the estimator's `predict`, unless it was saved with another function."""
+    name = {"": "label", "predict": "label", "predict_proba": "probabilities"}.get(function)
+    output = next((spec for spec in model.signature.outputs if spec.name == name), None)
+    return model if output is None or len(model.signature.outputs) == 1 else _Narrowed(model, output)
 
 
 # --- signature ----------------------------------------------------------------------------------

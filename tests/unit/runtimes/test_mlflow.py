@@ -177,6 +177,23 @@ def _pytorch(path):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("function", "names"), [("", ["label"]), ("predict", ["label"]), ("predict_proba", ["probabilities"])]
+)
+def test_an_estimator_answers_what_pyfunc_does(tmp_path, function, names):
+    flavor = _sklearn(tmp_path)
+    python = {"loader_module": "mlflow.sklearn"} | ({"predict_fn": function} if function else {})
+    (tmp_path / "MLmodel").write_text(json.dumps({"flavors": {**flavor, "python_function": python}}))
+    model = load(tmp_path)
+    try:
+        assert [spec.name for spec in model.signature.outputs] == names
+        spec = model.signature.inputs[0]
+        assert list(model.predict({spec.name: ROWS[:3].astype("f8" if spec.datatype == "FP64" else "f4")})) == names
+    finally:
+        model.close()
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("make", [_sklearn, _xgboost, _lightgbm, _pytorch], ids=lambda make: make.__name__[1:])
 def test_each_flavor_goes_to_its_runtime(tmp_path, make):
     flavor = make(tmp_path)

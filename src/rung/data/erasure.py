@@ -1,7 +1,7 @@
 """Erasing a unit: every row of a person, out of Parquet and segments, proved by reading everything again."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -9,15 +9,13 @@ from rung.data.columns import Table
 from rung.data.parts import Part, State, commit, current, part_key, read_part, sweep, write_part
 from rung.domain.errors import InvalidInput, RungError
 from rung.domain.records import FeedbackRecord, PredictionRecord, Record, ShadowRecord
-from rung.jobs.context import JobContext
 from rung.ports import BlobStore
-from rung.store.blobs import open_store
 from rung.store.segments import blank_out, exclusive, read
 
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Erased", "erase", "erase_job"]
+__all__ = ["Erased", "erase"]
 
 
 class Erased(msgspec.Struct):
@@ -111,10 +109,3 @@ def _concerns(record: Record, unit: str, ids: set[str]) -> bool:
     if isinstance(record, PredictionRecord | ShadowRecord):
         return record.unit == unit or record.id in ids
     return isinstance(record, FeedbackRecord) and record.id in ids
-
-
-def erase_job(context: JobContext) -> dict[str, Any]:
-    """The job of an erasure. Arguments: `{"log": FOLDER, "store": URL, "unit": UNIT}`."""
-    arguments = context.arguments
-    done = erase(Path(arguments["log"]), open_store(arguments["store"]), arguments["unit"])
-    return {"rows": done.rows, "records": done.records, "parts": done.parts}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from rung.data.columns import KEYS, TABLES, Table, date_of, frame, gap_of, table_of
+from rung.data.columns import KEYS, TABLES, Table, date_of, frame, gap_of, schema, table_of
 from rung.data.parts import Part, State, commit, current, empty, part_key, read_part, sweep, write_part
 from rung.domain.errors import NotFound
 from rung.jobs.context import JobContext
@@ -234,7 +234,8 @@ def _scan(
 ) -> "pl.DataFrame":
     import polars as pl
 
-    wanted = None if columns is None else [*dict.fromkeys(("time", *KEYS.get(table, ()), *columns))]
+    asked = {"time", *KEYS.get(table, ()), *(columns or ())}
+    wanted = None if columns is None else [name for name in schema(table) if name in asked]
     state = current(store)
     frames = [empty(table, wanted)]
     frames += [

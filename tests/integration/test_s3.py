@@ -1,15 +1,19 @@
 """The registry and a replica's source on a real S3 server, with real ONNX models."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from uuid import uuid4
 
 import numpy as np
 import pytest
 
-from rung.catalog import models
+from rung.catalog import ledger, models, releases
 from rung.catalog.source import open_source
-from rung.domain.errors import BundleError, ConfigurationError, NotFound
+from rung.domain import moves
+from rung.domain.errors import BundleError, ConfigurationError, Conflict, NotFound
+from rung.domain.releases import Move, Release
 from rung.ports import BlobStore, LoadOptions
 from rung.runtimes.onnx import OnnxRuntime
 from rung.store.blobs import open_store
@@ -106,3 +110,42 @@ def test_what_is_wrong_with_a_bucket_is_said(url: str, tmp_path: Path, monkeypat
     with pytest.raises(ConfigurationError, match=r"refuses access .*: check the AWS_\* variables") as caught:
         open_store(url).list()
     assert "wrong" not in str(caught.value)
+
+
+def test_of_two_who_move_a_release_in_a_bucket_at_once_one_wins(store: BlobStore, url: str, tmp_path: Path) -> None:
+    artifact = tiny(tmp_path / "tiny.onnx")
+    for _ in range(2):
+        models.register(store, artifact, name="tiny")
+    source = open_source(url, None, tmp_path / "cache")
+    source.poll()
+    assert source.releases() == []
+    barrier = Barrier(4)
+
+    def write(number: int) -> str:
+        mine = open_store(url)
+
+        def build(before: Release | None) -> Release:
+            barrier.wait(30)
+            return moves.whole(before, "tiny", 1 + number % 2, "d", Move("release", f"writer {number}"))
+
+        for _ in range(3):
+            try:
+                ledger.append(mine, "tiny", build)
+                won.append(number)
+            except Conflict:
+                lost.append(number)
+            barrier.wait(30)
+        return "done"
+
+    won: list[int] = []
+    lost: list[int] = []
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(write, range(4))) == ["done"] * 4
+    assert (len(won), len(lost)) == (3, 9)
+    chain = ledger.links(store, "tiny")
+    assert [link.release.move.by for link in chain] == [f"writer {number}" for number in won]
+    assert source.releases() == [chain[-1].release]
+    for version in (1, 2):
+        releases.release(store, "tiny", version)
+    assert releases.rollback(store, "tiny").main.version == 1
+    assert len(releases.history(store, "tiny")) == 6

@@ -264,6 +264,8 @@ class Manager:
         # Not where trying again would take the version that answers off the stage each time.
         if not own and self._options.policy.swap == "availability":
             record.forgiven_at = monotonic() + _FORGIVE
+        # A release that waited for it need not any more.
+        self._publish()
         self._log.error(
             "a version was refused",
             action="refused",

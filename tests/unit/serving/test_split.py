@@ -151,13 +151,23 @@ def test_a_step_of_a_graph_gets_the_main_version():
 
 
 def test_an_arm_that_is_not_here_is_answered_by_the_main_one_and_counted_as_it():
+    release = plain({1: 60, 2: 30, 3: 10})
+    made = split(release, loaded=(1, 3))
+    one = call(in_arm(release, "v2"))
+    assert made.choose(one) is V[1]
+    assert (one.arm, one.propensity) == ("v1", 0.9)
+    assert made.missing == ("v2",)
+    assert {choice.arm: choice.propensity for choice in made.choices} == {"v1": 0.9, "v3": 0.1}
+
+
+def test_a_baseline_begins_with_its_canary():
     release = canary()
     made = split(release, loaded=(1, 3))
-    one = call(in_arm(release, "canary"))
-    assert made.choose(one) is V[1]
-    assert (one.arm, one.propensity) == ("stable", 0.9)
+    for name in ("canary", "baseline"):
+        one = call(in_arm(release, name))
+        assert made.choose(one) is V[1]
+        assert (one.arm, one.propensity) == ("stable", 1.0)
     assert made.missing == ("canary",)
-    assert {choice.arm for choice in made.choices} == {"stable", "baseline"}
 
 
 def test_for_a_main_version_that_is_not_here_the_kept_one_stands_in_and_never_the_canary():

@@ -23,7 +23,7 @@ from rung.stats.intervals import clopper_pearson
 
 __all__ = ["GuardState", "Moment", "Report", "as_json", "as_text", "observe"]
 
-_PACE = 1.2
+_PACE = 1.3
 """How much longer the log gets between two points of the course."""
 
 

@@ -162,7 +162,7 @@ class Tally:
     def _draw(self, slot: int, request: int, seconds: float) -> None:
         if self._picks[slot] != _NO_PICK:
             self._bins[self._bin[slot]] -= 1
-        place = next(iter(Histogram.of((seconds,)).bins))
+        place = Histogram.place(seconds)
         self._picks[slot], self._bin[slot] = min(request, _NO_PICK - 1), place
         self._bins[place] = self._bins.get(place, 0) + 1
 

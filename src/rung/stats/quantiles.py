@@ -66,6 +66,13 @@ class Histogram(msgspec.Struct, frozen=True):
             bins[place] = bins.get(place, 0) + count
         return Histogram(bins)
 
+    @staticmethod
+    def place(seconds: float) -> int:
+        """The bin of one latency, without numpy: for a stream that is counted as it comes."""
+        if seconds <= _SMALLEST / 2:
+            return 0
+        return min(max(math.floor(math.log(seconds / _SMALLEST) / _WIDTH) + 1, 0), _BINS)
+
     @property
     def count(self) -> int:
         """Units."""

@@ -30,6 +30,11 @@ def test_the_latency_of_a_unit_is_that_of_one_of_its_requests_in_any_order() -> 
     assert forwards.latency == backwards.latency == Histogram.of(drawn.values())
 
 
+@pytest.mark.parametrize("seconds", [0.0, 4e-7, 1e-6, 1.0099e-6, 0.001, 0.0123, 1.0, 1234.5, 1e9])
+def test_one_latency_falls_into_the_bin_that_many_do(seconds: float) -> None:
+    assert Histogram.of([seconds]).bins == {Histogram.place(seconds): 1}
+
+
 def test_beyond_the_cap_a_random_share_of_the_units_is_kept_and_counted_right() -> None:
     rng = np.random.default_rng(1)
     small, whole = Tally(1_000), Tally(100_000)

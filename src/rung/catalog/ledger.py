@@ -18,7 +18,7 @@ import structlog
 
 from rung.domain.errors import BundleError, Conflict, InvalidInput, NotFound
 from rung.domain.names import check_name
-from rung.domain.releases import BUCKETS, Release
+from rung.domain.releases import BUCKETS, Release, check_attribute
 from rung.ports import BlobStore
 
 __all__ = ["FOLDER", "Link", "ReleaseFollower", "append", "back", "last", "links", "models", "read"]
@@ -57,7 +57,7 @@ def read(store: BlobStore, model: str, epoch: int) -> Link:
         raise BundleError(f"{key} cannot be read: {error}") from None
     if release.format != FORMAT:
         raise BundleError(f"{key} has format {release.format}, this rung reads format {FORMAT}: upgrade rung")
-    if (release.model, release.epoch) != (model, epoch) or not (_covers(release) and _timed(release)):
+    if (release.model, release.epoch) != (model, epoch) or not (_covers(release) and _sound(release)):
         raise BundleError(f"{key} is no release of epoch {epoch} of {model}: it was not written by rung")
     return Link(release, hashlib.sha256(data).hexdigest())
 
@@ -71,11 +71,14 @@ def _covers(release: Release) -> bool:
     return at == BUCKETS and bool(release.arms)
 
 
-def _timed(release: Release) -> bool:
+def _sound(release: Release) -> bool:
     rollout = release.rollout
     try:
+        check_attribute(release.unit, address=True)
+        for segment in release.segments:
+            check_attribute(segment.attribute)
         aware = datetime.fromisoformat(release.at).tzinfo is not None
-    except ValueError:
+    except (InvalidInput, ValueError):
         return False
     return aware and (rollout is None or 0 <= rollout.stage < len(rollout.ladder))
 

@@ -210,7 +210,8 @@ def _joined(ranges: list[tuple[int, int, str]]) -> Ranges:
 def check_attribute(attribute: str, *, address: bool = False) -> str:
     """Return what a unit or a segment goes by. Raises `InvalidInput` unless it is `header:NAME` or its like."""
     kind, colon, name = attribute.partition(":")
-    if (address and attribute == "address") or (kind in _ATTRIBUTES and colon and name and name.isprintable()):
+    plain = name.isprintable() and not (kind == "json" and set(name) & {'"', "\\"})
+    if (address and attribute == "address") or (kind in _ATTRIBUTES and colon and name and plain):
         return attribute
     forms = [f"{kind}:NAME" for kind in _ATTRIBUTES] + (["address"] if address else [])
     raise InvalidInput(f"{attribute!r:.80} is none of {', '.join(forms)}", field="unit")

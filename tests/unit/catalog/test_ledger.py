@@ -153,6 +153,8 @@ def rewrite(place, epoch, change):
         (3, lambda data: data.update(ranges=[[0, 600_000, "stable"], [500_000, 1_000_000, "stable"]]), "no release"),
         (3, lambda data: data.update(arms=[]), "no release of epoch 3 of m"),
         (3, lambda data: data.update(at="yesterday"), "no release of epoch 3 of m"),
+        (3, lambda data: data.update(unit='json:"'), "no release of epoch 3 of m"),
+        (3, lambda data: data.update(segments=[{"attribute": "ip", "values": [], "arm": "stable"}]), "no release"),
         (3, lambda data: data.update(at="2026-05-01T12:00:00"), "no release of epoch 3 of m"),
         (3, lambda data: data.update(rollout={"candidate": 2, "digest": "", "ladder": [5], "stage": 1}), "no release"),
         (3, lambda data: data["arms"][0].update(version="three"), r"cannot be read.*arms\[0\]\.version"),

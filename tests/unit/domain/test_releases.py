@@ -137,7 +137,9 @@ def test_attributes(attribute):
     assert check_attribute(attribute, address=True) == attribute
 
 
-@pytest.mark.parametrize("attribute", ["", "address", "header", "header:", "query:x", "cookie:a\nb", "HEADER:x"])
+@pytest.mark.parametrize(
+    "attribute", ["", "address", "header", "header:", "query:x", "cookie:a\nb", "HEADER:x", 'json:a"', "json:a\\b"]
+)
 def test_what_is_no_attribute_is_refused_with_what_is(attribute):
     with pytest.raises(InvalidInput, match=r"is none of header:NAME, cookie:NAME, json:NAME$") as caught:
         check_attribute(attribute)

@@ -10,6 +10,7 @@ import typer
 from rung import __version__
 from rung.cli.declared import experiment as _experiment
 from rung.cli.declared import jobs as _jobs
+from rung.cli.declared import log as _log
 from rung.cli.declared import releases as _releases
 from rung.cli.declared import up as _up
 from rung.domain.errors import ClientError, ConfigurationError, RungError
@@ -219,6 +220,7 @@ def delete(
 
 _experiment.add(app)
 _jobs.add(app)
+_log.add(app)
 _releases.add(app)
 _up.add(app)
 

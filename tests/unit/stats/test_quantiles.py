@@ -119,7 +119,7 @@ def test_p_only_falls() -> None:
 
 @pytest.mark.parametrize("quantile", [0.5, 0.95, 0.99])
 def test_coverage_under_continuous_looking(quantile: float) -> None:
-    """After every unit up to 2,000, whatever the distribution. Measured: 96 to 97.5 % at a level of 95 %."""
+    """After every unit up to 2,000, whatever the distribution. Measured: 97.2, 97.9 and 99.3 % at a level of 95 %."""
     rng = np.random.default_rng(41)
     n = np.arange(1, 2_001)
     below = (rng.random((1_000, len(n))) < quantile).cumsum(axis=1)

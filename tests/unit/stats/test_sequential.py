@@ -197,7 +197,7 @@ def test_the_bound_is_where_the_evidence_decides(alpha: float) -> None:
 
 
 def test_false_alarms_under_peeking() -> None:
-    """A/A, base rate 5 %, 200 looks to 20,000 units per arm. Measured: peeking 43 %, mSPRT 1.8 %."""
+    """A/A, base rate 5 %, 200 looks to 20,000 units per arm. Measured: peeking 43.5 %, mSPRT 2.1 %."""
     rng = np.random.default_rng(11)
     rule = Rule(RATE, alpha=0.05, tau=0.01)
     baseline, candidate = draw(Traffic(0.05, units=40_000), runs=2_000, rng=rng)
@@ -236,7 +236,7 @@ def test_false_alarms_of_the_guard(share: float, margin: float) -> None:
 
 
 def test_per_request_is_wrong_and_per_unit_is_right() -> None:
-    """Ten requests per user, who differ: A/A. Measured: per request 26 %, per user 2 %."""
+    """Ten requests per user, who differ: A/A. Measured: per request 28 %, per user 1.8 %."""
     rng = np.random.default_rng(14)
     runs, looks, step, requests = 900, 40, 100, 10
 
@@ -299,10 +299,10 @@ def test_values_with_a_long_tail() -> None:
 @pytest.mark.parametrize(
     ("effect", "units", "least"),
     [
-        (0.01, 80_000, 0.97),  # 40,000 per arm. Measured: 99.5 %
-        (0.01, 48_000, 0.85),  # 24,000 per arm. Measured: 91 %
+        (0.01, 80_000, 0.97),  # 40,000 per arm. Measured: 99.7 %
+        (0.01, 48_000, 0.85),  # 24,000 per arm. Measured: 90 %
         (0.05, 3_000, 0.94),  # 1,500 per arm. Measured: 96 %; the fixed test reaches 99.6 % in one look
-        (0.05, 4_400, 0.99),  # 2,200 per arm. Measured: 99.7 %
+        (0.05, 4_400, 0.99),  # 2,200 per arm. Measured: 99.8 %
     ],
 )
 def test_power_of_the_guard(effect: float, units: int, least: float) -> None:
@@ -326,7 +326,7 @@ def test_power_against_the_whole_stable_arm() -> None:
 @pytest.mark.parametrize("share", [0.5, 0.25, 0.05, 0.01])
 def test_false_alarms_everywhere(rate: float, share: float) -> None:
     rng = np.random.default_rng(18)
-    baseline, candidate = draw(Traffic(rate, share=share, units=200_000, looks=400), runs=10_000, rng=rng)
+    baseline, candidate = draw(Traffic(rate, share=share, units=200_000), runs=4_000, rng=rng)
     units = baseline.count + candidate.count
     for tau in (rate / 10, rate / 2):
         rule = Rule(RATE, alpha=0.05, tau=tau)

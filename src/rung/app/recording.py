@@ -38,7 +38,14 @@ def open_log(
     default = LogPolicy(settings.log_inputs, settings.log_outputs, settings.log_sample, settings.log_tensor_bytes)
     names = [replica] if replica else [f"serve-{number}" for number in range(1, _MOST + 1)]
     for number, name in zip(count(1), names, strict=False):
-        log = PredictionLog(Path(settings.log), key, replica=name, default=default, policies=policies)
+        log = PredictionLog(
+            Path(settings.log),
+            key,
+            replica=name,
+            default=default,
+            policies=policies,
+            buffer_bytes=settings.log_buffer,
+        )
         try:
             log.open()
         except ConfigurationError:

@@ -13,6 +13,7 @@ from rung.settings.file import FILE, load_project
 from rung.settings.project import ProjectSettings
 from rung.store.blobs import open_store
 from rung.store.keys import load_key
+from rung.store.segments import SegmentReader
 
 __all__ = ["Places", "places"]
 
@@ -37,7 +38,9 @@ class Places(msgspec.Struct, frozen=True):
         """Every model that this project knows of: in its repository, its ledger or its log."""
         repository = open_store(self.repository)
         names = {entry.name for entry in models.list_models(repository)} | set(ledger.models(repository))
-        return names | {part.model for part in current(self.store()).parts if part.model}
+        state = current(self.store())
+        logged = {getattr(record, "model", "") for _, record in SegmentReader(self.log, state.place)}
+        return (names | logged | {part.model for part in state.parts}) - {""}
 
 
 def places(log: str = "", data: str = "", repository: str = "", key: str = "") -> Places:

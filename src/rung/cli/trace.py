@@ -84,9 +84,8 @@ def _print_release(trail: Trail) -> None:
         print(f"release     {none}")
         return
     arms = ", ".join(f"{arm.name} v{arm.version}" for arm in one.arms)
-    print(
-        f"release     epoch {one.epoch} since {one.at[:19]}Z, {one.move.kind} by {one.move.by} ({one.move.rule}): {arms}"
-    )
+    why = f"{one.move.kind} by {one.move.by} ({one.move.rule})"
+    print(f"release     epoch {one.epoch} since {one.at[:19]}Z, {why}: {arms}")
 
 
 def _print_feedback(trail: Trail) -> None:

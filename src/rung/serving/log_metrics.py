@@ -55,7 +55,7 @@ def _log(log: PredictionLog) -> Iterator["Metric"]:
 def _arms(logged: list[Logged]) -> Iterator["Metric"]:
     from prometheus_client.core import CounterMetricFamily, Exemplar, HistogramMetricFamily
 
-    requests = CounterMetricFamily("rung_arm_requests", "Requests that got an answer or an error.", labels=_LABELS)
+    requests = CounterMetricFamily("rung_arm_completed", "Requests that got an answer or an error.", labels=_LABELS)
     errors = CounterMetricFamily(
         "rung_arm_errors", "Errors by class, and whose they are.", labels=[*_LABELS, "error", "blame"]
     )

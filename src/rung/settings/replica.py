@@ -84,6 +84,8 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Share of the units whose requests are logged."""
     log_tensor_bytes: _Count = 64 << 10
     """Tensors and bodies above this size are left out of the log; digest or summary stand in for them."""
+    log_buffer: _Count = 64 << 20
+    """Bytes of records held until the disk has them; beyond it records are left out, and counted."""
     log_key: str = ".rung/keys/prediction.key"
     """File with the key that prediction ids are signed with; made when there is none."""
     lanes: _Count = 0

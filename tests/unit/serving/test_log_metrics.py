@@ -36,7 +36,7 @@ def test_arms_are_told_apart_and_link_to_predictions(tmp_path):
     families = list(text_string_to_metric_families(page.decode()))
     found = values(families)
     arm = (("arm", "canary"), ("model", "m"), ("version", "3"))
-    assert found["rung_arm_requests_total", arm] == 4
+    assert found["rung_arm_completed_total", arm] == 4
     assert found["rung_arm_errors_total", tuple(sorted([*arm, ("blame", "server"), ("error", "ModelError")]))] == 1
     assert found["rung_arm_duration_seconds_count", arm] == 3
     assert found["rung_feedback_events_total", (("kind", "label"), ("model", "m"))] == 2

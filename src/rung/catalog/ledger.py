@@ -14,7 +14,6 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import msgspec
-import structlog
 
 from rung.domain.errors import BundleError, Conflict, InvalidInput, NotFound
 from rung.domain.names import check_name
@@ -28,7 +27,6 @@ FORMAT = 1
 _LINK = re.compile(r"\d{12}\.json", re.ASCII)
 _encode = msgspec.json.Encoder(order="sorted").encode
 _decode = msgspec.json.Decoder(Release).decode
-_log = structlog.get_logger(__name__)
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -233,7 +231,9 @@ class ReleaseFollower:
     def _complain(self, name: str, error: BundleError) -> None:
         if self._trouble.get(name) != str(error):
             self._trouble[name] = str(error)
-            _log.error(
+            import structlog  # late: whoever types `rung rollback` waits for what is imported
+
+            structlog.get_logger(__name__).error(
                 "a release cannot be read; the last one that can stays in force",
                 action="ledger_broken",
                 model=name,

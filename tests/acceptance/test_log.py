@@ -156,10 +156,9 @@ def test_a_full_disk_costs_records_and_no_answer_and_is_told(serve, small_disk, 
     with httpx2.Client(base_url=served.url) as client:
         ids = [ask(client)]
         assert client.post("/feedback", json={"id": ids[0], "label": 1}).status_code == 200
-        with filler.open("wb") as file:
-            with suppress(OSError):
-                while True:
-                    os.write(file.fileno(), bytes(4096))
+        with filler.open("wb") as file, suppress(OSError):
+            while True:
+                os.write(file.fileno(), bytes(4096))
         refused = client.post("/feedback", json={"id": ids[0], "label": "long" * 5000})
         assert refused.status_code == 503
         assert "No space left" in refused.json()["error"]

@@ -125,19 +125,23 @@ def _json_payload(body: bytes) -> Payload:
     if isinstance(value, list):
         return Payload("rows", value)
     forms = "[row, ...], or an object with one of: rows, instances, inputs, text"
-    if not isinstance(value, dict) or len(value) != 1:
+    if not isinstance(value, dict):
         raise InvalidInput(f"the JSON body must be {forms}")
-    key, content = next(iter(value.items()))
+    # Other fields beside the one may say who asks: a release can go by them.
+    found = [key for key in value if key in ("rows", "instances", "inputs", "text")]
+    if len(found) != 1:
+        if value and not found:
+            raise InvalidInput(f"there is no field {next(iter(value))!r:.50} here: the JSON body must be {forms}")
+        raise InvalidInput(f"the JSON body must be {forms}")
+    key, content = found[0], value[found[0]]
     if key == "text" and isinstance(content, str | list):
         return Payload("text", content)
     if key in ("rows", "instances") and isinstance(content, list):
         return Payload("rows", content)
     if key == "inputs" and isinstance(content, list | dict):
         return Payload("rows", content)
-    if key in ("text", "rows", "instances", "inputs"):
-        kinds = {"text": "a text or a list of them", "inputs": "a list or an object of columns"}
-        raise InvalidInput(f"{key!r} must hold {kinds.get(key, 'a list of rows')}", field=key)
-    raise InvalidInput(f"there is no field {key!r:.50} here: the JSON body must be {forms}", field=key)
+    kinds = {"text": "a text or a list of them", "inputs": "a list or an object of columns"}
+    raise InvalidInput(f"{key!r} must hold {kinds.get(key, 'a list of rows')}", field=key)
 
 
 def _form_payload(parts: list[multipart.Part]) -> Payload:

@@ -48,7 +48,7 @@ def _print_identity(trail: Trail, *, has_key: bool) -> None:
     print(f"id          {trail.id}")
     tag = "verified" if trail.verified else "NOT verified: " + ("it was not minted here" if has_key else "no key here")
     print(f"minted      {_when(identity.time)}  version {identity.version}, arm {identity.arm or '-'}, "
-          f"epoch {identity.epoch or '-'}  ({tag})")  # fmt: skip
+          f"epoch {identity.epoch or '-'} ({tag})")  # fmt: skip
     if identity.model:
         print(f"model       {identity.model}")
 

@@ -98,7 +98,8 @@ class Worker:
             # Threads that finish while the loop has yet to look need not call it again.
             if not self._woken:
                 self._woken = True
-                loop.call_soon_threadsafe(changed.set)
+                with suppress(RuntimeError):  # a handler that outlived the loop has nobody to tell
+                    loop.call_soon_threadsafe(changed.set)
 
         self._wake = wake
         if self._stopping:

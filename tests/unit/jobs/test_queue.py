@@ -224,5 +224,5 @@ class Queue(RuleBasedStateMachine):
         self.store.heartbeat(held, seconds=5.0)
 
 
-Queue.TestCase.settings = settings(max_examples=12, stateful_step_count=40, deadline=None)
+Queue.TestCase.settings = settings(max_examples=8, stateful_step_count=40, deadline=None)
 TestQueue = Queue.TestCase

@@ -43,7 +43,7 @@ class Rule(msgspec.Struct, frozen=True):
     """Harm that would matter; `margin` if left out, and then a margin of 0 cannot pass without being better."""
     alpha: float = 0.005
     """Largest probability of a false `fail`, over all looks together; the same again for a false `pass`."""
-    tau: float = 0.01
+    tau: float = 0.02
     """For `mean`: the size of effect at which the test decides fastest, in the metric's measure."""
     quantile: float = 0.99
     """For `quantile`: which."""

@@ -70,6 +70,18 @@ def test_help_imports_no_numpy_and_no_engine() -> None:
     assert imported(done.stderr) & (HEAVY | {"numpy", "onnxruntime", "obstore", "uvloop", "PIL"}) == set()
 
 
+def test_a_supervisor_stays_small() -> None:
+    """It lives as long as the project and does no work of its own."""
+    script = (
+        "import sys, rung.cli, rung.cli.up, rung.fleet.supervisor; print(*{n.partition('.')[0] for n in sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60)
+
+    assert (
+        set(done.stdout.split()) & (HEAVY | {"numpy", "onnxruntime", "obstore", "uvloop", "structlog", "rich"}) == set()
+    )
+
+
 def imported(importtime: str) -> set[str]:
     """Top-level packages in what `python -X importtime` wrote."""
     return set(re.findall(r"^import time: +\d+ \| +\d+ \| +(\w+)", importtime, re.MULTILINE))

@@ -7,6 +7,8 @@ from rung.protocols.status import STATUS_LINES, error_reply, status_of
 
 EXPECTED = [
     (errors.InvalidInput("x", field="a"), 400),
+    (errors.Unauthenticated("x"), 401),
+    (errors.Forbidden("x"), 403),
     (errors.NotFound("x"), 404),
     (errors.NotAcceptable("x"), 406),
     (errors.Conflict("x"), 409),
@@ -22,6 +24,7 @@ EXPECTED = [
     (errors.Unsupported("x"), 501),
     (errors.NotReady("x"), 503),
     (errors.DeadlineExceeded("x"), 504),
+    (errors.StorageFull("x"), 507),
     (status.HeadTooLarge(), 431),
     (status.ExpectationFailed(), 417),
     (status.VersionNotSupported(), 505),

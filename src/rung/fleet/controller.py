@@ -29,8 +29,8 @@ __all__ = ["RolloutController", "gather"]
 _BY = "controller"
 _NAMES_EVERY = 2.0
 """Seconds between two looks for models that have got their first release."""
-_AT_ONCE = 100_000
-"""Records read in one turn; what is left is read in the next, and nothing is decided before."""
+_AT_ONCE = 50_000
+"""Records read in one turn; what is left is read in the next, and until then a candidate is only taken back."""
 _SKEW = 3_600.0
 """Seconds by which the clocks of replicas may differ; which rollout a record belongs to, its epoch says."""
 
@@ -110,9 +110,13 @@ class RolloutController:
         failed: list[RungError] = []
         for model, watch in self._watched.items():
             try:
-                if self._read(watch):
-                    decided.append((model, self._plan(watch)))
-                    self._act(watch.release, decided[-1][1])
+                current = self._read(watch)
+                action = self._plan(watch)
+                if not current and not isinstance(action, RollBack):
+                    # Harm that is seen is harm; for all else what is still unread may matter.
+                    action = Wait("the log is still being read")
+                decided.append((model, action))
+                self._act(watch.release, action)
             except RungError as error:
                 failed.append(error)
         if failed:

@@ -161,6 +161,22 @@ def test_harm_is_taken_back_by_a_guard(store: DiskStore, log: Log, clock: Clock,
     assert action.rule == "latency"
 
 
+def test_a_controller_that_is_behind_takes_back_but_lets_nobody_climb(
+    store: DiskStore, log: Log, clock: Clock, answer: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = releases.rollout(store, "m", 2, ladder=LADDER[1:], by="ann")
+    monkeypatch.setattr(module, "_AT_ONCE", 600)
+    answer(release, 200)
+    controller = make(store, log, clock)
+    assert controller.turn() == [("m", Wait("the log is still being read"))]
+    assert isinstance(controller.turn()[0][1], Advance)
+    current = releases.current(store, "m")
+    assert current is not None
+    answer(current, 200)
+    answer(current, 200, flags=1)
+    assert isinstance(controller.turn()[0][1], RollBack)  # there are 800 records, of which it has read 600
+
+
 def test_a_person_who_moves_between_plan_and_act_wins(
     store: DiskStore, log: Log, clock: Clock, answer: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,9 +251,9 @@ def test_what_a_faster_replica_logs_under_the_next_release_is_not_lost(
     controller.turn()
     read = controller._read
 
-    def moved_meanwhile() -> bool:
+    def moved_meanwhile(watch: Any) -> bool:
         answer(releases.advance(store, release, by="ann"), 150)
-        return read()
+        return read(watch)
 
     monkeypatch.setattr(controller, "_read", moved_meanwhile)
     controller.turn()

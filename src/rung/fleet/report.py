@@ -23,8 +23,9 @@ from rung.stats.intervals import clopper_pearson
 
 __all__ = ["GuardState", "Moment", "Report", "as_json", "as_text", "observe"]
 
+_FIRST = 100
 _PACE = 1.3
-"""How much longer the log gets between two points of the course."""
+"""How much longer the log gets between two points of the course, and how long it is at the first."""
 
 
 class GuardState(msgspec.Struct, frozen=True):
@@ -127,12 +128,12 @@ def _course(
     records: Iterator[Record], evidence: Evidence, release: Release, policy: Policy, began: float
 ) -> Iterator[Moment]:
     """Feed the whole log, and look at it now and then on the way."""
-    newest, due = began, 1
+    newest, due = began, _FIRST
     for number, record in enumerate(records, start=1):
         evidence.feed(record)
         newest = max(newest, record.time)
         if number >= due:
-            due = max(number + 1, int(number * _PACE))
+            due = max(number + _FIRST, int(number * _PACE))
             yield from _moment(evidence, release, policy, began, newest)
     yield from _moment(evidence, release, policy, began, newest)
 

@@ -124,10 +124,10 @@ def test_the_commands_print_for_people_and_programs(
     assert "picture: " in capsys.readouterr().out
     bodies.experiment("m", where, "", None, as_json=True)
     assert json.loads(capsys.readouterr().out)["model"] == "m"
-    bodies.stats("m", where, bodies.Chance(10, 0.5, 1), as_json=False)
+    bodies.stats("m", where, bodies.Chance(10, 0.02, 1), as_json=False)
     printed = capsys.readouterr().out
     assert "errors: 500 units" in printed
-    assert "Whole simulated rollouts, errors at 50 % of units" in printed
+    assert "Whole simulated rollouts, errors at 2 % of units" in printed
 
 
 def test_quiet_traffic_is_replayed(predict: Predict) -> None:

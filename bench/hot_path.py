@@ -46,6 +46,9 @@ class Sink:
     def writelines(self, parts: list[bytes]) -> None:
         self.write(b"".join(parts))
 
+    def get_extra_info(self, name: str) -> tuple[str, int]:
+        return "127.0.0.1", 1
+
     def is_closing(self) -> bool:
         return False
 

@@ -91,7 +91,8 @@ def _parts(settings: ProjectSettings, repository: BlobStore, jobs: JobStore) -> 
 def _schedules(settings: ProjectSettings) -> list[Schedule]:
     """Jobs of the platform's own, by the clock."""
     days = {name: model.serve.log.days for name, model in settings.models.items() if model.serve.log.days}
-    arguments = {"log": settings.project.log, "store": settings.project.data, "days": days}
+    project = settings.project
+    arguments = {"log": project.log, "store": project.data, "repository": project.repository, "days": days}
     # The key lets one run at a time.
     tables = NewJob(kind="predictions.maintain", arguments=arguments, key="predictions")
     return [Schedule(name="predictions", cron=_EVERY_FIVE_MINUTES, job=tables)]

@@ -5,19 +5,11 @@ from typing import Annotated
 
 import typer
 
+from rung.cli.declared.options import AsJson, Repository
+
 __all__ = ["add"]
 
 Log = Annotated[str, typer.Option("--log", help="Folder of the prediction log.  [log in rung.toml, else .rung/log]")]
-Repository = Annotated[
-    str,
-    typer.Option(
-        "--repository",
-        "-r",
-        envvar="RUNG_REPOSITORY",
-        help="Folder or s3:// URL of the repository.  [that in rung.toml, else .rung/repository]",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 def add(app: typer.Typer) -> None:

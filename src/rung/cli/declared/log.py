@@ -4,16 +4,14 @@ from typing import Annotated
 
 import typer
 
+from rung.cli.declared.options import AsJson, Repository
+
 __all__ = ["add"]
 
 Log = Annotated[str, typer.Option(help="Folder of the prediction log.  [log in rung.toml, else .rung/log]")]
 Data = Annotated[str, typer.Option(help="Folder or URL of its tables.  [data in rung.toml, else .rung/data]")]
-Repository = Annotated[
-    str, typer.Option("--repository", "-r", help="Folder or s3:// URL of the repository.  [as in rung.toml]")
-]
 Key = Annotated[str, typer.Option(help="File of the key.  [.rung/keys/prediction.key]")]
 Models = Annotated[list[str] | None, typer.Option("--model", help="A model that the repository does not know.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 def add(app: typer.Typer) -> None:

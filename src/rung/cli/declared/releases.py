@@ -4,14 +4,11 @@ from typing import Annotated
 
 import typer
 
+from rung.cli.declared.options import AsJson, Model, Repository
+
 __all__ = ["add"]
 
-Repository = Annotated[
-    str, typer.Option("--repository", "-r", envvar="RUNG_REPOSITORY", help="Folder or s3:// URL of the repository.")
-]
-Name = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.")]
 Reason = Annotated[str, typer.Option("--because", help="Why, for the ledger.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 def add(app: typer.Typer) -> None:
@@ -21,7 +18,7 @@ def add(app: typer.Typer) -> None:
 
 
 def release(
-    model: Name,
+    model: Model,
     version: Annotated[int | None, typer.Argument(metavar="[VERSION]", help="Number of the version.")] = None,
     to: Annotated[float | None, typer.Option(help="Percent of the units that it answers.  [100]")] = None,
     ladder: Annotated[
@@ -38,7 +35,7 @@ def release(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Also a version that was taken back before.")] = False,
     because: Reason = "",
-    repository: Repository = ".rung/repository",
+    repository: Repository = "",
     as_json: AsJson = False,
 ) -> None:
     """Say which versions of a model answer whom."""
@@ -49,11 +46,11 @@ def release(
 
 
 def promote(
-    model: Name,
+    model: Model,
     version: Annotated[int | None, typer.Argument(metavar="[VERSION]", help="The version.  [the candidate]")] = None,
     force: Annotated[bool, typer.Option("--force", help="Also a version that was taken back before.")] = False,
     because: Reason = "",
-    repository: Repository = ".rung/repository",
+    repository: Repository = "",
     as_json: AsJson = False,
 ) -> None:
     """Let the candidate answer everybody."""
@@ -63,10 +60,10 @@ def promote(
 
 
 def rollback(
-    model: Name,
+    model: Model,
     because: Reason = "",
     latch: Annotated[bool, typer.Option("--latch/--no-latch", help="Let no controller release it again.")] = True,
-    repository: Repository = ".rung/repository",
+    repository: Repository = "",
     as_json: AsJson = False,
 ) -> None:
     """Take the candidate back, or go back to the version before."""
@@ -75,7 +72,7 @@ def rollback(
     bodies.rollback(repository, model, because, latch=latch, as_json=as_json)
 
 
-def releases(repository: Repository = ".rung/repository", as_json: AsJson = False) -> None:
+def releases(repository: Repository = "", as_json: AsJson = False) -> None:
     """Say what answers now, model by model."""
     from rung.cli import releases as bodies
 
@@ -83,9 +80,9 @@ def releases(repository: Repository = ".rung/repository", as_json: AsJson = Fals
 
 
 def history(
-    model: Name,
+    model: Model,
     at: Annotated[str, typer.Option(help="What answered then: 14:03, 2026-11-28T14:03 or with a zone.")] = "",
-    repository: Repository = ".rung/repository",
+    repository: Repository = "",
     as_json: AsJson = False,
 ) -> None:
     """Print the ledger of a model: every move, by whom, by which rule, on what evidence."""

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rung.domain.releases import LADDER, Release
@@ -246,6 +246,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
     return Snapshot(arms, exposure=(Stage(exposed, (0.5, 0.5)),))
 
 
+@settings(max_examples=60)
 @given(
     st.integers(0, 4), snapshots(), st.floats(0, 2e6), st.sampled_from(["", "by hand"]), st.sampled_from([ERRORS, BOTH])
 )

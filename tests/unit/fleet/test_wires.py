@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 
@@ -53,12 +55,10 @@ def test_a_wire_may_ask_for_fewer_units_where_there_are_few_callers() -> None:
 
 
 def test_the_chance_is_that_of_fishers_exact_test() -> None:
-    from scipy.stats import fisher_exact
-
     verdict = tripped(seen(arm(60, not_finite=9), arm(900, not_finite=6), arm(50)), "canary")
     assert verdict is not None
-    exact = fisher_exact([[9, 51], [6, 944]], alternative="greater").pvalue
-    assert verdict.evidence["p"] == pytest.approx(exact, rel=1e-6)
+    ways = sum(math.comb(60, count) * math.comb(950, 15 - count) for count in range(9, 16))
+    assert verdict.evidence["p"] == pytest.approx(ways / math.comb(1010, 15), rel=1e-6)
 
 
 def test_looking_all_the_time_trips_no_wire_of_two_equal_versions() -> None:

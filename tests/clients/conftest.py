@@ -19,6 +19,8 @@ PYTHON = ROOT / ".venv" / "bin" / "python"
 EXAMPLES = "RUNG_CLIENTS_EXAMPLES"
 PATIENCE = 60.0
 """Seconds for a start or an end; a machine under load takes its time."""
+LONGEST = 300.0
+"""Seconds for a command that imports a framework."""
 
 # `make test` walks through this folder too, in an environment where most of these clients cannot be.
 collect_ignore_glob = {
@@ -90,7 +92,7 @@ def rung(tmp_path: Path) -> Rung:
             [str(PYTHON), "-m", "rung", *map(str, args)],
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=LONGEST,
             cwd=tmp_path,
             env=environment(env),
         )
@@ -101,7 +103,24 @@ def rung(tmp_path: Path) -> Rung:
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Callable[..., Path]:
+def python() -> Callable[..., None]:
+    """`python(program, *args)`: run a program with rung's own interpreter, which has the frameworks."""
+
+    def run(program: str, *args: object) -> None:
+        done = subprocess.run(
+            [str(PYTHON), "-c", program, *map(str, args)],
+            capture_output=True,
+            text=True,
+            timeout=LONGEST,
+            env=environment({"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}),
+        )
+        assert done.returncode == 0, done.stderr
+
+    return run
+
+
+@pytest.fixture
+def model(tmp_path: Path, python: Callable[..., None]) -> Callable[..., Path]:
     """`model(name, file, *args)`: write the model NAME of `rung.testing.models` to a file in the test's folder."""
 
     def write(name: str, file: str, *args: object) -> Path:
@@ -111,12 +130,7 @@ def model(tmp_path: Path) -> Callable[..., Path]:
             "import json, pathlib, sys; from rung.testing import models; "
             "getattr(models, sys.argv[1])(pathlib.Path(sys.argv[2]), *json.loads(sys.argv[3]))"
         )
-        subprocess.run(
-            [str(PYTHON), "-c", program, name, str(path), json.dumps(args)],
-            check=True,
-            timeout=PATIENCE,
-            env=environment(None),
-        )
+        python(program, name, path, json.dumps(args))
         return path
 
     return write

@@ -1,6 +1,6 @@
 """`make bench`: measure rung beside its peers. See README.md here for what each part does.
 
-usage: run.py [serving] [startup] [swap] [overload] [hot-path] [cache] [all] [--rounds N] [--seconds S]
+usage: run.py [serving] [startup] [swap] [overload] [hot-path] [cache] [jobs] [all] [--rounds N] [--seconds S]
               [--only tiny,seg] [--servers rung,probe] [--quick]
 """
 
@@ -11,6 +11,7 @@ import sys
 
 from cache import cache
 from hot_path import hot_path
+from jobs import jobs
 from overload import overload
 from processes import OUT, SERVERS
 from report import serving_report, write
@@ -19,7 +20,7 @@ from startup import startup
 from swap import swap
 from workloads import BenchError
 
-PARTS = ("serving", "startup", "swap", "overload", "hot-path", "cache")
+PARTS = ("serving", "startup", "swap", "overload", "hot-path", "cache", "jobs")
 NAMES = {name.replace(" ", "-"): name for name in [*SERVERS, BARE]}
 
 
@@ -60,6 +61,8 @@ def _run(part: str, chosen: argparse.Namespace) -> bool:
         overload(seconds=chosen.seconds)
     elif part == "cache":
         cache()
+    elif part == "jobs":
+        jobs(messages=2000 if chosen.quick else 30_000, rounds=chosen.rounds)
     else:
         hot_path()
     return False

@@ -58,7 +58,7 @@ def test_the_manual_s_calls(example, curl_home):
         assert done.returncode == 0, done.stderr
         if "-i" in line.split():
             assert done.stdout.startswith("HTTP/1.1 404 Not Found")
-            assert list(json.loads(done.stdout.partition("\r\n\r\n")[2])) == ["error"]
+            assert list(json.loads(done.stdout.partition("\n\n")[2])) == ["error"]
         else:
             # The status has KServe's two fields beside the manual's: both protocols ask at this path.
             answer = json.loads(done.stdout)

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
-from rung.store.database import Connection, Database, open_database
+from rung.store.database import Database, open_database
 from rung.testing.jobs import JobStoreConformance
 from rung.testing.postgres import serve_postgres
 

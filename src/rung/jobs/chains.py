@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Connection, case, select, text, update
 
 from rung.domain.jobs import State
-from rung.jobs.tables import JOBS, LINKS, encode, on_ids
+from rung.jobs.tables import JOBS, LINKS, encode, in_state, on_ids
 
 __all__ = ["Ended", "cancel_descendants", "hold_keys", "open_parents", "revive", "start_next"]
 
@@ -91,7 +91,7 @@ def _count_off(connection: Connection, done: list[int]) -> list[int]:
 
 def _start_free(connection: Connection, ids: list[int], now: float) -> set[str]:
     """Start those that wait for no parent and have no key; returns the keys of those that have one."""
-    free = JOBS.c.id.in_(ids) & (JOBS.c.pending == 0) & (JOBS.c.state == "waiting")
+    free = JOBS.c.id.in_(ids) & (JOBS.c.pending == 0) & in_state("waiting")
     started = case((JOBS.c.run_at > now, "scheduled"), else_="ready")
     connection.execute(update(JOBS).where(free & JOBS.c.key.is_(None)).values(state=started))
     return {key for (key,) in connection.execute(select(JOBS.c.key).where(free & JOBS.c.key.is_not(None)))}
@@ -99,16 +99,23 @@ def _start_free(connection: Connection, ids: list[int], now: float) -> set[str]:
 
 _HEADS = """
 UPDATE rung_jobs SET state = CASE WHEN run_at > :now THEN 'scheduled' ELSE 'ready' END
-WHERE pending = 0 AND id IN (
+WHERE pending = 0 AND id {of} (
   SELECT (SELECT first.id FROM rung_jobs AS first
           WHERE first.key = free.value AND first.state = 'waiting' ORDER BY first.id LIMIT 1)
   FROM {table} AS free{columns}
   WHERE NOT EXISTS (SELECT 1 FROM rung_jobs AS active
-                    WHERE active.key = free.value AND active.finished IS NULL AND active.state <> 'waiting'))
+                    WHERE active.key = free.value AND active.finished IS NULL AND active.state <> 'waiting')){end}
 """
 _START_HEADS = {
-    "sqlite": text(_HEADS.format(table="json_each(:keys)", columns="")),
-    "postgresql": text(_HEADS.format(table="json_array_elements_text(CAST(:keys AS json))", columns="(value)")),
+    "sqlite": text(_HEADS.format(of="IN", table="json_each(:keys)", columns="", end="")),
+    "postgresql": text(
+        _HEADS.format(
+            of="= ANY (ARRAY",  # worked out first: as a join it may read the whole table
+            table="json_array_elements_text(CAST(:keys AS json))",
+            columns="(value)",
+            end=")",
+        )
+    ),
 }
 
 
@@ -126,7 +133,7 @@ def cancel_descendants(connection: Connection, roots: Mapping[int, State], now: 
             continue
         connection.execute(
             update(JOBS)
-            .where(JOBS.c.id.in_([job[0] for job in waiting]), JOBS.c.state == "waiting")
+            .where(JOBS.c.id.in_([job[0] for job in waiting]), in_state("waiting"))
             .values(
                 state="cancelled", finished=now, cancelled_by=root, error=f"it waited for job {root}, which is {state}"
             )

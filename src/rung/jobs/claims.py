@@ -11,7 +11,7 @@ from sqlalchemy import Connection, func, select, text, update
 
 from rung.domain.jobs import LONGEST_BACKOFF, Job, Line, share
 from rung.jobs.chains import Ended, hold_keys, start_next
-from rung.jobs.tables import CLOCK, JOBS, decode, encode, on_ids, on_leases
+from rung.jobs.tables import CLOCK, JOBS, decode, encode, in_state, on_ids, on_leases
 
 __all__ = ["Claim", "lines_of", "promotable", "promote", "renew", "sweep", "sweep_due", "take"]
 
@@ -68,7 +68,7 @@ def take(connection: Connection, claim: Claim, now: float, served: dict[str, int
     room = _room(connection, claim.kinds, {line.kind for line in lines})
     running: dict[str, int] = {}
     if len({line.owner for line in lines}) > 1:
-        query = select(JOBS.c.owner, func.count()).where(JOBS.c.state == "leased").group_by(JOBS.c.owner)
+        query = select(JOBS.c.owner, func.count()).where(in_state("leased")).group_by(JOBS.c.owner)
         running = dict(connection.execute(query).all())
     last: dict[Line, int] = {}
     ids: list[int] = []
@@ -100,7 +100,7 @@ def _room(connection: Connection, kinds: Mapping[str, int], wanted: set[str]) ->
     hold_keys(connection, [f"\1kind {kind}" for kind in limited])
     query = (
         select(JOBS.c.kind, func.count())
-        .where(JOBS.c.state == "leased", JOBS.c.kind.in_(list(limited)))
+        .where(in_state("leased"), JOBS.c.kind.in_(list(limited)))
         .group_by(JOBS.c.kind)
     )
     busy: dict[str, int] = dict(connection.execute(query).all())
@@ -140,7 +140,7 @@ def _lease(connection: Connection, ids: list[int], claim: Claim, now: float) -> 
 
 def promote(connection: Connection, now: float) -> None:
     """Make ready what was scheduled for a time that has come."""
-    due = select(JOBS.c.id).where(JOBS.c.state == "scheduled", JOBS.c.run_at <= now)
+    due = select(JOBS.c.id).where(in_state("scheduled"), JOBS.c.run_at <= now)
     ids = [id for (id,) in connection.execute(due.with_for_update(skip_locked=True))]
     if ids:
         connection.execute(update(JOBS).where(JOBS.c.id.in_(ids)).values(state="ready"))
@@ -148,7 +148,7 @@ def promote(connection: Connection, now: float) -> None:
 
 def promotable(connection: Connection, now: float) -> bool:
     """Whether `promote` would find something."""
-    due = select(JOBS.c.id).where(JOBS.c.state == "scheduled", JOBS.c.run_at <= now).limit(1)
+    due = select(JOBS.c.id).where(in_state("scheduled"), JOBS.c.run_at <= now).limit(1)
     return connection.execute(due).first() is not None
 
 
@@ -171,10 +171,10 @@ def renew(connection: Connection, jobs: Iterable[Job], seconds: float, now: floa
 
 def sweep_due(connection: Connection, now: float) -> bool:
     """Whether there are leases, and nobody has looked at them lately."""
-    if connection.execute(select(JOBS.c.id).where(JOBS.c.state == "leased").limit(1)).first() is None:
+    if connection.execute(select(JOBS.c.id).where(in_state("leased")).limit(1)).first() is None:
         return False
     seen = connection.execute(select(CLOCK.c.seen)).scalar_one()
-    expired = select(JOBS.c.id).where(JOBS.c.state == "leased", JOBS.c.expires < now).limit(1)
+    expired = select(JOBS.c.id).where(in_state("leased"), JOBS.c.expires < now).limit(1)
     return not 0 <= now - seen < _FRESH or connection.execute(expired).first() is not None
 
 
@@ -193,7 +193,7 @@ def sweep(connection: Connection, now: float) -> None:
     if not -_SLIP <= now - seen <= _GAP:
         _begin_anew(connection, seen, now)
         return
-    expired = select(JOBS).where(JOBS.c.state == "leased", JOBS.c.expires < now)
+    expired = select(JOBS).where(in_state("leased"), JOBS.c.expires < now)
     ended = []
     for row in connection.execute(expired.with_for_update(skip_locked=True)).all():
         reason = f"worker {row.worker} did not renew its lease for {row.lease_seconds:g} seconds"
@@ -207,8 +207,8 @@ def sweep(connection: Connection, now: float) -> None:
 
 
 def _begin_anew(connection: Connection, seen: float, now: float) -> None:
-    connection.execute(update(JOBS).where(JOBS.c.state == "leased").values(expires=now + JOBS.c.lease_seconds))
+    connection.execute(update(JOBS).where(in_state("leased")).values(expires=now + JOBS.c.lease_seconds))
     if now < seen:
         # What failed under the old clock would otherwise wait for as long as that was ahead.
-        late = (JOBS.c.state == "scheduled") & (JOBS.c.attempts > 0) & (JOBS.c.run_at > now + LONGEST_BACKOFF)
+        late = in_state("scheduled") & (JOBS.c.attempts > 0) & (JOBS.c.run_at > now + LONGEST_BACKOFF)
         connection.execute(update(JOBS).where(late).values(run_at=now + JOBS.c.backoff))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 import structlog
+from sqlalchemy import Connection
 
 from rung.domain.errors import Cancelled, WorkerDied
 from rung.domain.jobs import Handler, Job
@@ -16,7 +17,6 @@ from rung.jobs.child import reason_of
 from rung.jobs.context import JobContext
 from rung.jobs.endings import Effect
 from rung.processes import Child, Limits, Message
-from rung.store.database import Connection
 
 __all__ = ["Outcome", "Try"]
 

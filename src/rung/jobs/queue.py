@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import func, select, text, update
+from sqlalchemy import Connection, func, select, text, update
 
 from rung.domain.jobs import ENDED, STATES, Job, NewJob, State
 from rung.jobs import claims, endings
 from rung.jobs.endings import Completion, Effect
 from rung.jobs.submission import add
-from rung.jobs.tables import JOBS, LINKS, decode
-from rung.store.database import Connection, Database
+from rung.jobs.tables import JOBS, LINKS, decode, in_state
+from rung.store.database import Database
 
 __all__ = ["JobStore"]
 
@@ -87,17 +87,14 @@ class JobStore:
 
         def take(connection: Connection) -> list[Job]:
             now = self.now(connection)
-            if look:
+            if look and claims.sweep_due(connection, now):
                 claims.sweep(connection, now)
             claims.promote(connection, now)
             return claims.take(connection, wanted, now, self._served)
 
-        # Reading first: workers that find nothing must not keep others from writing.
-        if not self.database.read(anything):
-            if look:
-                self._looked = time.monotonic()
-            return []
-        jobs = self.database.write(take)
+        # SQLite has one writer at a time: workers that would find nothing must not keep others from writing.
+        worthwhile = self.database.dialect != "sqlite" or self.database.read(anything)
+        jobs = self.database.write(take) if worthwhile else []
         if look:
             self._looked = time.monotonic()
         return jobs
@@ -251,7 +248,7 @@ def _waits_for(connection: Connection, job: Job) -> str:
 def _counts(connection: Connection) -> dict[str, dict[State, int]]:
     found: dict[str, dict[State, int]] = {}
     for state in STATES:
-        query = select(JOBS.c.kind, func.count()).where(JOBS.c.state == state).group_by(JOBS.c.kind)
+        query = select(JOBS.c.kind, func.count()).where(in_state(state)).group_by(JOBS.c.kind)
         if state in ENDED:
             query = query.where(JOBS.c.finished.is_not(None))  # so that SQLite takes the index
         for kind, count in connection.execute(query):

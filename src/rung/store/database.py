@@ -21,7 +21,7 @@ try:
 except ImportError:
     raise MissingDependency("a database needs SQLAlchemy: pip install 'rung[platform]'") from None
 
-__all__ = ["Connection", "Database", "open_database"]
+__all__ = ["Database", "open_database"]
 
 _T = TypeVar("_T")
 _OLDEST_SQLITE = (3, 51, 3)
@@ -162,7 +162,7 @@ def open_database(url: str, *, create: bool = True, busy_seconds: float = 10.0) 
     else:
         raise ConfigurationError(f"{scheme!r:.40} is no database that rung knows: use sqlite:PATH or postgresql://...")
     try:
-        migrate(database)
+        migrate(database.read, database.write, database.name)
     except BaseException:
         database.close()
         raise

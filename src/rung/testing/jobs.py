@@ -6,16 +6,16 @@ from threading import Barrier
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from rung.domain.errors import Conflict, InvalidInput, NotFound, TooLarge
 from rung.domain.jobs import Job, NewJob
 from rung.jobs.endings import Completion
 from rung.jobs.queue import JobStore
 from rung.jobs.schedule import Schedule, tick
-from rung.store.database import Connection, Database
+from rung.store.database import Database
 
-__all__ = ["Clock", "JobStoreConformance"]
+__all__ = ["Clock", "JobStoreConformance", "fresh"]
 
 _ANY = {"a": 0, "b": 0}
 
@@ -194,19 +194,19 @@ class JobStoreConformance:
         """Of any sort, once the lease has gone to another; the effect is not written either."""
         store.submit(NewJob(kind="a"))
         [late] = store.claim("first", _ANY, seconds=10)
-        run_out(store, clock, 11)
+        _run_out(store, clock, 11)
         [current] = store.claim("second", _ANY, seconds=10)
         assert (current.id, current.token, current.attempts) == (late.id, 2, 2)
         with pytest.raises(Conflict):
-            store.complete(late, "late", effect=lambda connection: write(connection, late, "late"))
+            store.complete(late, "late", effect=lambda connection: _write(connection, late, "late"))
         with pytest.raises(Conflict):
             store.fail(late, "late")
         assert store.heartbeat([late]) == set()
         assert not store.report(late, 0.5)
         store.release([late])
-        store.complete(current, "right", effect=lambda connection: write(connection, current, "right"))
+        store.complete(current, "right", effect=lambda connection: _write(connection, current, "right"))
         assert store.get(late.id).result == "right"
-        assert written(store) == ["right"]
+        assert _written(store) == ["right"]
 
     def test_effects_stand_or_fall_with_the_result(self, store: JobStore) -> None:
         """One effect that raises undoes itself and no other."""
@@ -215,7 +215,7 @@ class JobStoreConformance:
 
         def effect(job: Job) -> Any:
             def run(connection: Connection) -> None:
-                write(connection, job, str(job.arguments))
+                _write(connection, job, str(job.arguments))
                 if job.arguments == 2:
                     raise ValueError("no")
 
@@ -224,7 +224,7 @@ class JobStoreConformance:
         completions = [Completion(job, job.arguments, effect(job)) for job in jobs[:3]] + [Completion(jobs[3], 3)]
         problems = store.complete_many(completions)
         assert [type(problem) for problem in problems] == [type(None), type(None), ValueError, type(None)]
-        assert sorted(written(store)) == ["0", "1"]
+        assert sorted(_written(store)) == ["0", "1"]
         assert [store.get(job.id).state for job in jobs] == ["done", "done", "leased", "done"]
         assert isinstance(store.complete_many([Completion(jobs[2], object())])[0], InvalidInput)
 
@@ -236,7 +236,7 @@ class JobStoreConformance:
             clock.now += 6
             assert store.heartbeat([job], seconds=10) == {job.id}
             assert store.claim("other", _ANY) == []
-        run_out(store, clock, 11)
+        _run_out(store, clock, 11)
         assert [again.id for again in store.claim("other", _ANY)] == [job.id]
 
     def test_crashes_use_up_tries(self, store: JobStore, clock: Clock) -> None:
@@ -245,7 +245,7 @@ class JobStoreConformance:
         child = store.submit(NewJob(kind="a", after=(job_id,)))
         for _ in range(3):
             assert [job.id for job in store.claim("w", _ANY, seconds=5)] == [job_id]
-            run_out(store, clock, 6)
+            _run_out(store, clock, 6)
         dead = store.get(job_id)
         assert (dead.state, dead.attempts) == ("dead", 3)
         assert "did not renew its lease" in dead.error
@@ -365,7 +365,7 @@ class JobStoreConformance:
             assert store.claim("other", _ANY) == []
             clock.now += 3
             assert store.heartbeat([job], seconds=10) == {job_id}
-            run_out(store, clock, 11)
+            _run_out(store, clock, 11)
             [job] = store.claim("other", _ANY, seconds=10)
             assert job.id == job_id
             store.complete(job)
@@ -441,7 +441,7 @@ def fresh(database: Database, clock: Clock, jitter: float = 0.0) -> JobStore:
     return store
 
 
-def run_out(store: JobStore, clock: Clock, seconds: float) -> None:
+def _run_out(store: JobStore, clock: Clock, seconds: float) -> None:
     """Let time pass as it does while somebody polls."""
     store.claim("nobody", {"none": 0})
     for _ in range(int(seconds // 4) + 1):
@@ -449,12 +449,12 @@ def run_out(store: JobStore, clock: Clock, seconds: float) -> None:
         store.claim("nobody", {"none": 0})
 
 
-def write(connection: Connection, job: Job, what: str) -> None:
+def _write(connection: Connection, job: Job, what: str) -> None:
     """An effect: a row of this job, of which there may be one."""
     connection.execute(text("INSERT INTO effects (job, what) VALUES (:job, :what)"), {"job": job.id, "what": what})
 
 
-def written(store: JobStore) -> list[str]:
+def _written(store: JobStore) -> list[str]:
     """What effects wrote."""
     query = text("SELECT what FROM effects ORDER BY what")
     return store.database.read(lambda connection: list(connection.execute(query).scalars()))

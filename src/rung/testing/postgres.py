@@ -20,6 +20,7 @@ __all__ = ["serve_postgres"]
 _PATIENCE = 60.0
 _USER = "rung"
 _UNPRIVILEGED = "nobody"
+_INITDB = ("-U", _USER, "-A", "trust", "-E", "UTF8", "--no-sync")
 _SETTINGS = ("max_connections=60", "shared_buffers=64MB", "listen_addresses=127.0.0.1", "logging_collector=off")
 
 
@@ -38,7 +39,7 @@ def serve_postgres() -> Iterator[str]:
             os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
         binaries = _binaries(folder, user)
         data, port, log = folder / "data", _free_port(), folder / "log"
-        initdb: list[str | Path] = [binaries / "initdb", "-D", data, "-U", _USER, "-A", "trust", "-E", "UTF8", "--no-sync"]
+        initdb: list[str | Path] = [binaries / "initdb", "-D", data, *_INITDB]
         subprocess.run(initdb, check=True, capture_output=True, user=user, cwd=folder)  # noqa: S603
         command: list[str | Path] = [binaries / "postgres", "-D", data, "-p", str(port), "-k", folder]
         for setting in _SETTINGS:

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import alembic.runtime.environment  # noqa: F401 - imported before the first fork
 from pysqlite3 import dbapi2  # noqa: F401
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.dialects.postgresql import psycopg  # noqa: F401
 
 from rung.domain.jobs import Handler
 from rung.jobs.context import JobContext
 from rung.jobs.queue import JobStore
 from rung.jobs.worker import Worker, WorkerOptions
-from rung.store.database import Connection, open_database
+from rung.store.database import open_database
 from rung.telemetry import configure_logs
 
 POINT = "never"

@@ -7,12 +7,12 @@ import threading
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 import rung.store.database as module
 from rung.domain.errors import ConfigurationError, MissingDependency, NotReady, StorageFull
 from rung.jobs.tables import CLOCK, JOBS, LINKS, SCHEDULES
-from rung.store.database import Connection, Database, open_database
+from rung.store.database import Database, open_database
 from rung.store.migrations.run import HEAD
 
 

@@ -1,11 +1,11 @@
 """Bring a database's tables up to date."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from sqlalchemy import Connection, inspect, text
 
 from rung.domain.errors import ConfigurationError
-from rung.store.database import Database
 
 __all__ = ["HEAD", "migrate"]
 
@@ -16,14 +16,21 @@ _VERSIONS = "rung_version"
 _LOCK = 0x72756E67  # any number will do; all releases have to use the same one
 
 
-def migrate(database: Database) -> None:
-    """Run the steps that this database has not seen, all in one transaction: all or none take effect.
+def migrate(
+    read: Callable[[Callable[[Connection], str]], str], write: Callable[[Callable[[Connection], None]], None], name: str
+) -> None:
+    """Run the steps that a database has not seen, all in one transaction: all or none take effect.
+
+    Args:
+        read: runs a function in a transaction that reads.
+        write: runs one in a transaction that writes.
+        name: of the database, for messages.
 
     Raises:
         ConfigurationError: the tables were made by a newer release.
     """
-    if database.read(_revision) != HEAD:
-        database.write(lambda connection: _upgrade(connection, database.name))
+    if read(_revision) != HEAD:
+        write(lambda connection: _upgrade(connection, name))
 
 
 def _upgrade(connection: Connection, name: str) -> None:

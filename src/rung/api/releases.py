@@ -81,12 +81,14 @@ class SplitRequest(_Move):
     segments: list[AudienceRequest] | None = Field(
         None, max_length=100, description="Audiences with an arm of their own; left out keeps those there are."
     )
+    force: bool = Field(default=False, description="Also versions that were taken back before.")
 
 
 class PromoteRequest(_Move):
     """Let a version answer everybody."""
 
     version: _Version | None = Field(None, description="Left out: the candidate that is under way.")
+    force: bool = Field(default=False, description="Also a version that was taken back before.")
 
 
 class RollbackRequest(_Move):
@@ -119,6 +121,14 @@ def history(
     return answer([found] if found else [])
 
 
+@router.get(
+    "/models/{model}/experiment", responses=described(dict[str, Any], "Arms, checks, guards and what comes next.")
+)
+def experiment(model: ModelName, services: Needed) -> Response:
+    """How the rollout or split of a model stands, by its prediction log."""
+    return answer(services.experiment(model))
+
+
 @router.post("/models/{model}/release", responses=_MOVED)
 def release(model: ModelName, request: ReleaseRequest, services: Needed) -> Response:
     """Let a version answer a share of the units, at once."""
@@ -142,7 +152,13 @@ def split(model: ModelName, request: SplitRequest, services: Needed) -> Response
         None if audiences is None else tuple(Segment(one.attribute, tuple(one.values), one.arm) for one in audiences)
     )
     moved = releases.split(
-        services.repository, model, request.shares, unit=request.unit, segments=segments, **request.why()
+        services.repository,
+        model,
+        request.shares,
+        unit=request.unit,
+        segments=segments,
+        force=request.force,
+        **request.why(),
     )
     return answer(moved)
 
@@ -171,7 +187,7 @@ def rollout(model: ModelName, request: RolloutRequest, services: Needed) -> Resp
 @router.post("/models/{model}/promote", responses=_MOVED)
 def promote(model: ModelName, request: PromoteRequest, services: Needed) -> Response:
     """Let the candidate that is under way, or another version, answer everybody."""
-    return answer(releases.promote(services.repository, model, request.version, **request.why()))
+    return answer(releases.promote(services.repository, model, request.version, force=request.force, **request.why()))
 
 
 @router.post("/models/{model}/rollback", responses=_MOVED)

@@ -1,7 +1,7 @@
 """What the routes work on; made by `app`, found by FastAPI."""
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import Depends, Request
@@ -24,6 +24,8 @@ class Services(msgspec.Struct, frozen=True):
     status: Callable[[], ProjectStatus]
     parts: Callable[[], list[PartHealth]]
     """How the parts of the control loop are."""
+    experiment: Callable[[str], dict[str, Any]]
+    """How the experiment of a model stands, as plain values."""
     keys: tuple[str, ...] = ()
     """Keys of callers; none where only this machine can call."""
 

@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
@@ -13,6 +14,7 @@ from rung.api.application import create
 from rung.api.services import Services
 from rung.app.handlers import SUBMITTED
 from rung.domain.jobs import NewJob
+from rung.fleet import report
 from rung.fleet.controller import RolloutController
 from rung.fleet.loop import ControlLoop, Part
 from rung.fleet.policy import Policy, read_policy
@@ -55,6 +57,7 @@ async def _serve(setup: Setup, jobs: JobStore, announce: Callable[[Ready], None]
         kinds=frozenset(SUBMITTED),
         status=lambda: observe(Path(), settings.project.name, repository, jobs.counts),
         parts=loop.health,
+        experiment=lambda model: _experiment(settings, repository, model),
         keys=control.keys,
     )
     stop = asyncio.Event()
@@ -96,6 +99,13 @@ def _schedules(settings: ProjectSettings) -> list[Schedule]:
     # The key lets one run at a time.
     tables = NewJob(kind="predictions.maintain", arguments=arguments, key="predictions")
     return [Schedule(name="predictions", cron=_EVERY_FIVE_MINUTES, job=tables)]
+
+
+def _experiment(settings: ProjectSettings, repository: BlobStore, model: str) -> dict[str, Any]:
+    project = settings.project
+    policy = _policy(settings, model)
+    found = report.observe(repository, Path(project.log), model, policy, data=open_store(project.data))
+    return report.as_json(found)
 
 
 def _policy(settings: ProjectSettings, model: str) -> Policy:

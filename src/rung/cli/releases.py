@@ -2,6 +2,8 @@
 
 import getpass
 from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
 
 import msgspec
 
@@ -9,7 +11,9 @@ from rung.catalog import releases as catalog
 from rung.cli.printing import print_json, print_table
 from rung.domain.errors import ConfigurationError
 from rung.domain.names import check_version
-from rung.domain.releases import BUCKETS, LADDER, Release, Segment
+from rung.domain.releases import BUCKETS, Release, Segment
+from rung.settings.file import FILE, load_project
+from rung.settings.project import ModelSettings, ProjectSettings, ReleaseSection
 from rung.store.blobs import open_store
 
 __all__ = ["How", "history", "list_releases", "promote", "release", "rollback"]
@@ -43,6 +47,9 @@ def release(repository: str, model: str, version: int | None, how: How, because:
     if how.segments and not how.split:
         raise ConfigurationError("--segment goes with --split")
     store, why = open_store(repository), catalog.Why(by=_who(), reason=because)
+    section = _section(model)
+    # The project says what a unit is when a model gets its first release; after that the release does.
+    how = msgspec.structs.replace(how, unit=how.unit or ("" if catalog.current(store, model) else section.unit))
     if how.split:
         shares = _read_shares(how.split)
         segments = tuple(_read_segment(text) for text in how.segments) or None
@@ -53,12 +60,32 @@ def release(repository: str, model: str, version: int | None, how: How, because:
         if how.shadow:
             moved = catalog.shadow(store, model, version, unit=how.unit, **why)
         elif how.ladder or how.stages:
-            ladder = _read_stages(how.stages) if how.stages else LADDER
+            ladder = _read_stages(how.stages) if how.stages else section.ladder
             moved = catalog.rollout(store, model, version, ladder=ladder, unit=how.unit, force=how.force, **why)
+            if not as_json:
+                _forecast(model, section, ladder)
         else:
             percent = 100.0 if how.to is None else how.to
             moved = catalog.release(store, model, version, percent=percent, unit=how.unit, force=how.force, **why)
     _show(moved, as_json=as_json)
+
+
+def _section(model: str) -> ReleaseSection:
+    """What the project in this folder says about releases of this model."""
+    settings = load_project(Path()) if Path(FILE).exists() else ProjectSettings()
+    return settings.models.get(model, ModelSettings()).release
+
+
+def _forecast(model: str, section: ReleaseSection, ladder: tuple[float, ...]) -> None:
+    """Say how many units the rollout will need before it can decide."""
+    if find_spec("scipy") is None:
+        return  # the judging is done where the platform is installed
+    from rung.fleet.expect import expect
+    from rung.fleet.policy import read_policy
+
+    policy = read_policy(msgspec.to_builtins(section), f"models.{model}.release")
+    print("\n".join(f"    {line}" for line in str(expect(policy, ladder=ladder)).splitlines()))
+    print("    `rung up` climbs it, `rung experiment` shows how it stands")
 
 
 def _ways(how: How) -> dict[str, bool]:

@@ -12,7 +12,9 @@ from rung.api.application import create
 from rung.api.server import listen, serve
 from rung.api.services import Services
 from rung.catalog import models as catalog
+from rung.fleet import report
 from rung.fleet.loop import PartHealth
+from rung.fleet.policy import read_policy
 from rung.fleet.status import observe
 from rung.jobs.queue import JobStore
 from rung.store.blobs import DiskStore
@@ -37,6 +39,9 @@ def services(tmp_path: Path) -> Iterator[Services]:
             kinds=frozenset({"echo"}),
             status=lambda: observe(tmp_path, "p", repository, jobs.counts),
             parts=lambda: [PartHealth(name="schedules", turns=1)],
+            experiment=lambda model: report.as_json(
+                report.observe(repository, tmp_path / "log", model, read_policy({}))
+            ),
         )
 
 

@@ -32,3 +32,17 @@ def test_the_other_moves(api):
     ladder = api.post("/models/tiny/rollout", json={"version": 3, "ladder": [0, 5, 100]}).json()
     assert ladder["rollout"]["ladder"] == [0, 5, 100]
     assert api.post("/models/tiny/rollout", json={"version": 3, "ladder": [50, 5]}).status_code in (400, 409)
+
+
+def test_how_an_experiment_stands(api):
+    assert api.get("/models/tiny/experiment").status_code == 409
+    assert api.get("/models/other/experiment").status_code == 404
+    api.post("/models/tiny/release", json={"version": 1})
+    api.post("/models/tiny/release", json={"version": 2, "percent": 5})
+    found = api.get("/models/tiny/experiment").json()
+    assert (found["percent"], found["over"]) == (5, False)
+    assert {one["name"]: one["outcome"] for one in found["guards"]} == {
+        "errors": "inconclusive",
+        "latency": "inconclusive",
+    }
+    assert found["next"]["action"] == "wait"

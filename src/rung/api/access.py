@@ -1,5 +1,6 @@
 """Who may call, and how much they may send: looked at before a route is."""
 
+import asyncio
 import hashlib
 import hmac
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -18,6 +19,8 @@ _OPEN = frozenset({"/healthz", "/readyz"})
 """Paths that probes ask, which carry no key."""
 _LOCAL = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _LARGEST = 1 << 20
+_LINGER = 8 << 20
+_LINGER_SECONDS = 2.0
 
 
 class Access:
@@ -43,6 +46,8 @@ class Access:
             self._check(str(scope["path"]), headers)
             body = await _body(headers, receive)
         except RungError as error:
+            if isinstance(error, TooLarge):
+                await _read_away(receive)
             await _refuse(error, send)
             return
         if body is None:
@@ -95,6 +100,18 @@ async def _body(headers: dict[bytes, str], receive: _Receive) -> bytes | None:
             raise TooLarge(f"the body has more than {_LARGEST} bytes, which is the most that is taken here")
         if not message.get("more_body"):
             return b"".join(parts)
+
+
+async def _read_away(receive: _Receive) -> None:
+    """Throw away what the caller still sends, within bounds: closing on it would reset the refusal away."""
+    left = _LINGER
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LINGER_SECONDS):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if message["type"] == "http.disconnect" or not message.get("more_body"):
+                    return
 
 
 async def _refuse(error: RungError, send: _Send) -> None:

@@ -1,9 +1,9 @@
 """The recorded run: a bad version is taken back by its guard, a good one climbs to everybody, and nobody notices.
 
 Real images, real networks, the real project: users send pictures of nuclei, look at the mask and say how good it was
-(the overlap with the truth, which they know). Version 2 was trained on the wrong kind of microscopy; it
-goes out at 5 %. Version 3 was trained on both kinds and climbs. The run illustrates: its images are few and some are crops of one
-slide, so what the guards can detect is claimed from simulation only (tests/unit/fleet).
+(the overlap with the truth, which they know). Version 2 was trained on the wrong kind of microscopy; it goes out
+at 5 %. Version 3 was trained on both kinds and climbs. The run illustrates: its images are few and some are crops of
+one slide, so what the guards can detect is claimed from simulation only (tests/unit/fleet).
 """
 
 import http.client

@@ -30,6 +30,8 @@ from rung.store.database import open_database
 
 __all__ = ["run"]
 
+_REMEMBERED = 7 * 86_400.0
+"""Seconds for which jobs that have ended can still be looked at. Dead ones stay until somebody decides."""
 _EVERY_FIVE_MINUTES = "*/5 * * * *"
 
 
@@ -88,6 +90,7 @@ def _parts(settings: ProjectSettings, repository: BlobStore, jobs: JobStore) -> 
     return [
         Part("schedules", lambda: tick(jobs, schedules)),
         Part("rollouts", rollouts.turn),
+        Part("purge", lambda: jobs.purge(_REMEMBERED), every=3600.0),
     ]
 
 

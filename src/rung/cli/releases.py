@@ -163,17 +163,14 @@ def _show(moved: Release, *, as_json: bool) -> None:
 def _describe(one: Release) -> None:
     arms = ", ".join(f"{arm.name} v{arm.version} {_percent(arm.share)}".rstrip() for arm in one.arms)
     print(f"{one.model} epoch {one.epoch}  {one.at[:19]}Z  {one.move.kind} by {one.move.by}: {arms}")
-    if one.move.rule != "by hand" or one.move.reason:
-        print(f"    {one.move.rule}{': ' if one.move.reason else ''}{one.move.reason}")
-    for name, value in one.move.evidence.items():
-        print(f"    {name}: {_short(value)}")
+    rule, reason = one.move.rule, one.move.reason
+    if rule != "by hand" or reason:
+        print(f"    {reason if reason.startswith(f'{rule}:') else ': '.join(part for part in (rule, reason) if part)}")
+    plain = {name: value for name, value in one.move.evidence.items() if isinstance(value, str | int | float) and value}
+    if one.move.evidence:
+        print(f"    evidence: {', '.join(f'{name} {value}' for name, value in plain.items())} (--json has all)")
     if one.keep:
         print(f"    stays loaded: {', '.join(f'v{version}' for version in one.keep)}")
-
-
-def _short(value: object) -> str:
-    text = msgspec.json.encode(value).decode() if not isinstance(value, str) else value
-    return text if len(text) <= 160 else f"{text[:160]}... (--json has all)"
 
 
 def _percent(share: int) -> str:

@@ -32,6 +32,9 @@ _DUPLICATES = re.compile(
     re.MULTILINE,
 )
 
+_LOST = re.compile(r'^rung_log_shed_total\{model="([^"]*)",reason="([^"]*)"\} (\S+)$', re.MULTILINE)
+_FAILING = re.compile(r'^rung_log_failing\{reason="([^"]+)"\} 1\.0$', re.MULTILINE)
+
 Counts = Callable[[], Mapping[str, Mapping[Any, int]]]
 """Kind of job -> state -> number of jobs."""
 
@@ -207,8 +210,18 @@ def _ask(role: RoleState) -> _Replica:
         succeeded, failed = counts.get("success", {}).get("count", 0), counts.get("fail", {}).get("count", 0)
         found.loaded[one["name"], int(one["version"])] = (succeeded + failed, failed)
     found.problems += readiness.get("problems", [])
+    found.problems += _losses(metrics)
     found.advice += _advice(metrics)
     return found
+
+
+def _losses(metrics: str) -> list[str]:
+    """What the prediction log has lost since the replica started, and why it cannot be written now."""
+    lost = [
+        f"{float(count):.0f} records of {model or 'several models'} are missing from the prediction log: {reason}"
+        for model, reason, count in _LOST.findall(metrics)
+    ]
+    return [*lost, *(f"the prediction log cannot be written: {reason}" for reason in _FAILING.findall(metrics))]
 
 
 def _advice(metrics: str) -> list[str]:

@@ -17,6 +17,8 @@ METRICS = """
 rung_duplicate_ratio{model="tiny",version="2"} 0.31
 rung_duplicate_cache_bytes{model="tiny",version="2"} 6.7108864e+07
 rung_duplicate_saved_seconds_per_minute{model="tiny",version="2"} 4.25
+rung_log_shed_total{model="tiny",reason="buffer full"} 12.0
+rung_log_failing{reason="disk: No space left on device"} 1.0
 """
 
 
@@ -102,8 +104,12 @@ def test_the_whole_project_is_put_together(tmp_path, repository, replica):
     ]
     assert status.problems[0] == "control is broken (it ended five times in a row): ended by SIGSEGV"
     assert status.problems[1] == "replica-1: other: it is being loaded"
-    assert status.problems[2].startswith("replica-2: it does not answer: ")
-    assert status.problems[3] == "2 jobs are dead: `rung jobs list --state dead`"
+    assert status.problems[2:4] == [
+        "replica-1: 12 records of tiny are missing from the prediction log: buffer full",
+        "replica-1: the prediction log cannot be written: disk: No space left on device",
+    ]
+    assert status.problems[4].startswith("replica-2: it does not answer: ")
+    assert status.problems[5] == "2 jobs are dead: `rung jobs list --state dead`"
 
 
 def test_what_is_away_is_a_problem_and_no_error(tmp_path, repository):

@@ -29,7 +29,7 @@ HOME, AWAY = "fluo_256", "stained_256x320"
 
 pytestmark = [
     pytest.mark.data,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(not DATA.is_dir(), reason="the images do not lie beside the repository"),
 ]
 
@@ -44,8 +44,8 @@ port = 0
 port = 0
 
 [models.nuclei.release]
-ladder = [5, 25, 50, 100]
-units = [100, 200, 350]
+ladder = [20, 50, 100]
+units = [100, 250]
 seconds = [3]
 guard = [{ metric = "errors", tolerance = 0.05 }, { metric = "quality", tolerance = 0.1, tau = 0.1 }]
 maturity = 0.2
@@ -70,7 +70,7 @@ register(open_store(".rung/repository"), path, name="nuclei", task="segmentation
 
 def rung(*args, cwd):
     done = subprocess.run(
-        [sys.executable, "-m", "rung", *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "rung", *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -145,7 +145,7 @@ def project(tmp_path_factory):
     for number, (domains, steps) in enumerate([(HOME, 80), (AWAY, 40), (f"{HOME},{AWAY}", 140)], start=1):
         command = [sys.executable, "-c", TRAINING, ROOT / "examples" / "nuclei", domains, str(steps)]
         done = subprocess.run(
-            [*command, folder / f"v{number}" / "nuclei.onnx"], cwd=folder, capture_output=True, text=True, timeout=300
+            [*command, folder / f"v{number}" / "nuclei.onnx"], cwd=folder, capture_output=True, text=True, timeout=600
         )
         assert done.returncode == 0, done.stderr
     rung("release", "nuclei", 1, "--because", "the first", cwd=folder)
@@ -153,7 +153,7 @@ def project(tmp_path_factory):
         process = subprocess.Popen([sys.executable, "-m", "rung", "up"], cwd=folder, stdout=log, stderr=log)
     try:
         state = folder / ".rung" / "up.json"
-        until(lambda: state.exists() and "nuclei" in rung("ps", cwd=folder), 60, (folder / "up.log").read_text)
+        until(lambda: state.exists() and "nuclei" in rung("ps", cwd=folder), 120, (folder / "up.log").read_text)
         yield folder, json.loads(state.read_text())["url"]
     finally:
         process.terminate()
@@ -182,10 +182,10 @@ def test_a_bad_version_is_taken_back_and_a_good_one_climbs(project):
 
     try:
         rung("release", "nuclei", 2, "--to", 5, cwd=folder)
-        back = until(latest("rollback"), 200, state)
+        back = until(latest("rollback"), 400, state)
         asked = list(users.seen)
         rung("release", "nuclei", 3, "--ladder", cwd=folder)
-        climbed = until(latest("promote"), 300, state)
+        climbed = until(latest("promote"), 400, state)
         time.sleep(2)
     finally:
         users.end()
@@ -201,7 +201,7 @@ def test_a_bad_version_is_taken_back_and_a_good_one_climbs(project):
     assert 100 <= len(touched) <= allowed * len(everybody), (len(touched), len(everybody))
     # Version 3 went through every stage and answers everybody.
     stages = [one["rollout"]["stage"] for one in ledger() if one["rollout"] and one["rollout"]["candidate"] == 3]
-    assert sorted(set(stages)) == [0, 1, 2]
+    assert sorted(set(stages)) == [0, 1]
     assert climbed["arms"][0]["version"] == 3
     assert {version for _, version, _ in users.seen[-20:]} == {3}
     # Nobody noticed.

@@ -83,6 +83,8 @@ class PredictionRecord(msgspec.Struct, array_like=True, tag=1, gc=False):
     """Content type of the body."""
     digest: str = ""
     """The version's bytes: the first 16 hexadecimal digits of their identity."""
+    predicted: str = ""
+    """The likeliest class, of one row of a classifier whose answers are summarised."""
 
 
 class ShadowRecord(msgspec.Struct, array_like=True, tag=2, gc=False):

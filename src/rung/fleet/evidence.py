@@ -214,7 +214,7 @@ class Evidence:
         if arm in COMPARED:
             self._even_out()
             if kept and answered:
-                self._labels[arm].predicted(request, key, record.time)
+                self._labels[arm].predicted(request, key, record.time, record.predicted)
                 early = self._waiting.pop(request, None)
                 if early is not None:
                     self._feedback(early)
@@ -244,7 +244,7 @@ class Evidence:
             return
         if record.kind == "correction":
             self._tallies[arm].mark(unit, flag("corrected"))
-        value = quality_of(record)
+        value = quality_of(record, labels.named(request))
         if value is not None:
             labels.label(request, value, record.time)
 

@@ -4,6 +4,7 @@
 praise), so a prediction counts only once 90 % of the labels of its age have come: once it is mature.
 """
 
+import sys
 from array import array
 from collections.abc import Sequence
 from typing import Any
@@ -21,13 +22,16 @@ COMPLETE = 0.9
 """Share of the labels that have come by the age of maturity."""
 
 
-def quality_of(feedback: FeedbackRecord) -> float | None:
+def quality_of(feedback: FeedbackRecord, predicted: str = "") -> float | None:
     """How good a prediction was by this feedback, higher is better; None where it does not say.
 
-    A score is a number or true/false. A label says so by `{"correct": true}` or `{"score": 0.8}`, or is itself
-    true/false. A correction says that the answer was wrong, but nobody corrects what was right: it counts on its own.
+    A score is a number or true/false. A label names the class that would have been right, which is compared with the
+    one `predicted`, or says so by `{"correct": true}` or `{"score": 0.8}`, or is itself true/false. A correction says
+    that the answer was wrong, but nobody corrects what was right: it counts on its own.
     """
     value: Any = feedback.value
+    if feedback.kind == "label" and predicted and isinstance(value, str | int) and not isinstance(value, bool):
+        return float(str(value) == predicted)
     if feedback.kind in ("label", "mask") and isinstance(value, dict):
         value = value.get("correct", value.get("score"))
     elif feedback.kind != "score" and not isinstance(value, bool):
@@ -66,9 +70,11 @@ class Labels:
         self._times = array("d")
         self._values = array("d")
         self._known = array("d")
+        self._classes: dict[int, str] = {}
+        """Prediction -> the class that it named."""
 
-    def predicted(self, request: int, key: int, time: float) -> None:
-        """A prediction of a unit, by the keys of both."""
+    def predicted(self, request: int, key: int, time: float, named: str = "") -> None:
+        """A prediction of a unit, by the keys of both, and the class that it named."""
         if request >= self._below or request in self._slots:
             return
         if len(self._slots) >= self.cap:
@@ -81,6 +87,13 @@ class Labels:
         self._times.append(time)
         self._values.append(np.nan)
         self._known.append(-np.inf)
+        if named:
+            # Few names, told apart by identity: one object each.
+            self._classes[request] = sys.intern(named)
+
+    def named(self, request: int) -> str:
+        """The class that a prediction named; empty where it named none, or is not kept."""
+        return self._classes.get(request, "")
 
     def unit(self, request: int) -> int | None:
         """Key of the unit that a prediction was for, if the prediction is kept."""
@@ -112,6 +125,7 @@ class Labels:
             column: array[Any] = getattr(self, name)
             setattr(self, name, array(column.typecode, np.frombuffer(column, column.typecode)[kept].tobytes()))
         self._slots = {request: slot for slot, request in enumerate(self._ids)}
+        self._classes = {request: named for request, named in self._classes.items() if request in self._slots}
 
 
 class Delays:

@@ -22,7 +22,7 @@ _COLUMNS: dict[Table, tuple[type[Any], Sequence[str]]] = {
         PredictionRecord,
         (
             *("id", "time", "model", "version", "arm", "epoch", "unit", "total", "error", "blame", "propensity"),
-            *("flags", "output_digest", "input_digest"),
+            *("flags", "output_digest", "input_digest", "predicted"),
         ),
     ),
     "shadows": (ShadowRecord, [field.name for field in msgspec.structs.fields(ShadowRecord)]),

@@ -73,7 +73,8 @@ class LadderTest(msgspec.Struct, frozen=True):
 def quiet(records: Iterable[Record], model: str, most: int = _MOST) -> Quiet:
     """What the stable arm (or everything, before there was a release) did, unit by unit; at most the first `most`."""
     rows: dict[str, list[float]] = {}
-    ids: dict[str, str] = {}
+    ids: dict[str, tuple[str, str]] = {}
+    """Prediction -> its unit, and the class that it named."""
     marks: dict[str, dict[str, float]] = {}
     corrected: set[str] = set()
     for record in records:
@@ -87,10 +88,10 @@ def quiet(records: Iterable[Record], model: str, most: int = _MOST) -> Quiet:
             if not record.error:
                 # One request stands for its unit: the first, which no later one can change.
                 row[1] = record.total if row[1] < 0 else row[1]
-                ids[record.id] = record.unit
+                ids[record.id] = record.unit, record.predicted
         elif isinstance(record, FeedbackRecord) and record.id in ids:
-            unit = ids[record.id]
-            value = quality_of(record)
+            unit, named = ids[record.id]
+            value = quality_of(record, named)
             if value is not None:
                 marks.setdefault(unit, {})[record.id] = value
             if record.kind == "correction":

@@ -36,6 +36,34 @@ class LogPolicy(msgspec.Struct, frozen=True):
 _DEFAULT = LogPolicy()
 
 
+class Classes(msgspec.Struct, frozen=True):
+    """How to read the likeliest class off an answer, for labels that are compared with it later."""
+
+    output: str
+    labels: tuple[str, ...]
+    half: float
+    """What a model that gives one number gives where its two classes are equally likely."""
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "Classes | None":
+        """Of a version whose answers go through `classification.top_k`; None for any other."""
+        step = next((one for one in manifest.transforms.output if one.name == "classification.top_k"), None)
+        if step is None:
+            return None
+        scores = [spec.name for spec in manifest.signature.outputs if spec.datatype in ("FP16", "FP32", "FP64")]
+        output = step.params.get("output") or (scores[0] if len(scores) == 1 else "")
+        labels = tuple(step.params.get("labels") or manifest.labels)
+        return cls(output, labels, 0.0 if step.params.get("activation") == "sigmoid" else 0.5) if output else None
+
+    def name(self, records: Sequence[PredictionRecord]) -> None:
+        """Set `predicted` of the records of one row whose outputs are arrays still."""
+        for record in records:
+            array = record.outputs.get(self.output) if record.rows == 1 and _raw(record.outputs) else None
+            if array is not None and array.size:
+                index = int(array.reshape(-1)[0] > self.half) if array.size == 1 else int(array.argmax())
+                record.predicted = self.labels[index] if index < len(self.labels) else str(index)
+
+
 class RecordEncoder:
     """Encodes records, each by the policy of its model. Records of predictions come with arrays and lose them."""
 
@@ -43,6 +71,8 @@ class RecordEncoder:
         self._policies: dict[str, LogPolicy] = {}
         self._bfloat: dict[tuple[str, int], frozenset[str]] = {}
         """Outputs that are bit patterns of BF16."""
+        self._classes: dict[tuple[str, int], Classes] = {}
+        """Versions that pick one of several classes."""
 
     def know(self, manifest: Manifest, policy: LogPolicy) -> None:
         """Answers of this version will come, and this is what to keep."""
@@ -50,6 +80,9 @@ class RecordEncoder:
         specs = (*manifest.signature.inputs, *manifest.signature.outputs)
         bfloat = frozenset(spec.name for spec in specs if spec.datatype == "BF16")
         self._bfloat[manifest.name, manifest.version] = bfloat
+        classes = Classes.of(manifest)
+        if classes is not None:
+            self._classes[manifest.name, manifest.version] = classes
 
     def __call__(self, records: Sequence[Any]) -> list[bytes]:
         """Encode, in order."""
@@ -59,7 +92,10 @@ class RecordEncoder:
                 groups.setdefault((record.model, record.version), []).append(record)
         for key, group in groups.items():
             policy, bfloat = self._policies.get(key[0], _DEFAULT), self._bfloat.get(key, frozenset())
-            _reduce_outputs([record for record in group if record.outputs], policy, bfloat)
+            answers = [record for record in group if record.outputs]
+            if key in self._classes and policy.outputs in ("summary", "tensors"):
+                self._classes[key].name(answers)
+            _reduce_outputs(answers, policy, bfloat)
             if policy.inputs == "body":
                 _reduce_bodies(group, policy)
             elif policy.inputs != "off":

@@ -30,6 +30,27 @@ def test_what_feedback_says_of_quality(kind: str, value: object, quality: float 
     assert quality_of(feedback(kind, value)) == quality
 
 
+@pytest.mark.parametrize(
+    ("value", "predicted", "quality"),
+    [("cat", "cat", 1.0), ("dog", "cat", 0.0), (3, "3", 1.0), (True, "1", 1.0), ("cat", "", None)],
+)
+def test_a_label_is_compared_with_the_class_that_was_predicted(
+    value: object, predicted: str, quality: float | None
+) -> None:
+    assert quality_of(feedback("label", value), predicted) == quality
+
+
+def test_the_class_that_was_predicted_is_known_as_long_as_the_prediction_is() -> None:
+    labels = Labels(4)
+    for request in range(4):
+        labels.predicted(request << 62, request, 10.0, "cat" if request else "")
+    assert [labels.named(request << 62) for request in range(4)] == ["", "cat", "cat", "cat"]
+    labels.predicted(1, 9, 11.0, "dog")  # one too many: half of them go
+    kept = [request << 62 for request in range(4) if labels.unit(request << 62) is not None]
+    assert 0 < len(kept) < 4
+    assert all(bool(labels.named(request)) == (labels.unit(request) is not None) for request in (1 << 62, 3 << 62, 1))
+
+
 def test_labels_are_averaged_within_a_unit_and_a_later_word_stands() -> None:
     labels = Labels(100)
     for request, key in enumerate((1, 1, 1, 2)):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from rung.domain.models import Manifest
+from rung.domain.models import Manifest, Step, Transforms
 from rung.domain.packing import digest_of, unpack
 from rung.domain.records import CONSTANT, NOT_FINITE, FeedbackRecord, PredictionRecord, decode
 from rung.domain.tensors import Signature, TensorSpec
@@ -115,3 +115,26 @@ def test_records_that_come_again_one_by_one_are_encoded_once():
     made = encoder(outputs="tensors", inputs="tensors")
     record = answer({"y": np.ones((1, 3), np.float32)}, inputs={"x": np.ones((1, 2), np.float32)})
     assert made([record]) == made([record])
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "params", "predicted"),
+    [
+        ([[0.1, 0.7, 0.2]], ("cat", "dog", "owl"), {}, "dog"),
+        ([[0.1, 0.7, 0.2]], (), {}, "1"),
+        ([[0.1, 0.7, 0.2]], ("cat", "dog", "owl"), {"labels": ["a", "b", "c"]}, "b"),
+        ([[0.4]], ("ham", "spam"), {}, "ham"),
+        ([[0.4]], ("ham", "spam"), {"activation": "sigmoid"}, "spam"),
+        ([[0.1, 0.7], [0.6, 0.4]], ("cat", "dog"), {}, ""),
+    ],
+)
+def test_the_likeliest_class_is_kept_of_a_classifier(scores, labels, params, predicted):
+    scores = np.array(scores, np.float32)
+    signature = Signature((TensorSpec("x", "FP32", (-1, 2)),), (TensorSpec("y", "FP32", (-1, scores.shape[1])),))
+    steps = Transforms(output=(Step("classification.top_k", params),))
+    manifest = Manifest("m", 1, "onnx", signature, "", labels=labels, transforms=steps)
+    for outputs, expected in (("summary", predicted), ("digest", ""), ("off", "")):
+        made = RecordEncoder()
+        made.know(manifest, LogPolicy(outputs=outputs))
+        (record,) = [decode(data) for data in made([answer({"y": scores}, rows=len(scores))])]
+        assert record.predicted == expected

@@ -2,6 +2,7 @@
 
 import os
 
+import pysqlite3  # noqa: F401 - before TensorFlow, which gives its own, older SQLite to all that is loaded after it
 import pytest
 from hypothesis import HealthCheck, settings
 

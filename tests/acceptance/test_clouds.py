@@ -169,7 +169,7 @@ def test_sagemaker_multi_model(serve, tmp_path):
     }
     url = serve(env=env).url.replace("0.0.0.0", "127.0.0.1")
     assert curl(f"{url}/ping")[0] == 200
-    body = {"model_name": "abc", "url": str(tmp_path / "store" / "abc" / "model" / "m.onnx")}
+    body = {"model_name": "abc", "url": str(tmp_path / "store" / "abc" / "model")}
     assert ask(f"{url}/models", body)[0] == 200
     assert ask(f"{url}/models", body)[0] == 409
     assert [one["modelName"] for one in json.loads(curl(f"{url}/models")[1])["models"]] == ["abc"]

@@ -5,7 +5,8 @@ from itertools import count
 from pathlib import Path
 
 from rung.domain.errors import ConfigurationError
-from rung.serving.log import LogPolicy, PredictionLog
+from rung.serving.log import PredictionLog
+from rung.serving.log_encoding import LogPolicy
 from rung.settings import ServeSettings
 from rung.settings.project import ProjectSettings
 from rung.store.keys import load_key

@@ -26,7 +26,7 @@ from rung.plugins import RUNTIMES
 from rung.ports import Blob, BlobStore, Fetched, Source
 from rung.store.blobs import DiskStore, open_store
 
-__all__ = ["FileSource", "FolderSource", "RepositorySource", "open_source"]
+__all__ = ["FileSource", "FolderSource", "RenamedSource", "RepositorySource", "artifact_in", "open_source"]
 
 _SETTLE = 2.0
 """Seconds without a change after which a folder that nobody commits counts as complete at first sight."""
@@ -188,6 +188,31 @@ class FolderSource:
         return msgspec.structs.replace(fetched, manifest=named)
 
 
+class RenamedSource:
+    """One model of another source under a name that its folder does not have."""
+
+    def __init__(self, source: Source, name: str, called: str) -> None:
+        self._source = source
+        self._name = name
+        self._called = check_name(called)
+
+    def poll(self) -> list[AspiredVersion]:
+        """The source's versions of the model."""
+        found = [version for version in self._source.poll() if version.name == self._name]
+        return [msgspec.structs.replace(version, name=self._called) for version in found]
+
+    def releases(self) -> list[Release]:
+        """The model's release, if it has one."""
+        found = [release for release in self._source.releases() if release.model == self._name]
+        return [msgspec.structs.replace(release, model=self._called) for release in found]
+
+    def fetch(self, version: AspiredVersion) -> Fetched:
+        """What the source has, with the other name in its manifest."""
+        fetched = self._source.fetch(msgspec.structs.replace(version, name=self._name))
+        named = msgspec.structs.replace(fetched.manifest, name=self._called)
+        return msgspec.structs.replace(fetched, manifest=named)
+
+
 class FileSource:
     """A model file, a model folder, or the user's own `module:Class`, served as version 1.
 
@@ -296,15 +321,27 @@ def open_source(target: str, name: str | None, cache: Path) -> Source:
     return _open_folder(path, name, cache)
 
 
+def artifact_in(target: str) -> str:
+    """What a platform put into a folder: its one model file, else the folder of its one model, else all of it."""
+    path = Path(target)
+    if "://" in target or not path.is_dir() or (path / bundles.MANIFEST).exists():
+        return target
+    with suppress(BundleError):
+        return str(recognise(path)[1])
+    folders = [child for child in path.iterdir() if child.is_dir()]
+    if len(folders) == 1 and any(_is_version(child) for child in folders[0].iterdir()):
+        return str(folders[0])
+    return target
+
+
 def _open_folder(path: Path, name: str | None, cache: Path) -> Source:
     folder = path.resolve()
     children = [child for child in sorted(folder.iterdir()) if child.is_dir()]
     if any(_is_version(grandchild) for child in children for grandchild in child.iterdir()):
         return _open_repository(DiskStore(path), str(path), name, cache)
     if any(_is_version(child) for child in children):
-        if name not in {None, folder.name}:
-            raise ConfigurationError(f"{path} is the folder of the model {folder.name}: it cannot be served as {name}")
-        return _open_repository(DiskStore(folder.parent), str(folder.parent), folder.name, cache)
+        source = _open_repository(DiskStore(folder.parent), str(folder.parent), folder.name, cache)
+        return source if name in {None, folder.name} else RenamedSource(source, folder.name, name or "")
     try:
         _, artifact = recognise(folder)
     except BundleError:

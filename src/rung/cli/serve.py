@@ -9,10 +9,8 @@ import typer
 
 from rung import settings as configuration
 from rung.app.replica import Replica, run
-from rung.catalog.artifacts import recognise
-from rung.catalog.bundles import MANIFEST
-from rung.catalog.source import open_source
-from rung.domain.errors import BundleError, ConfigurationError
+from rung.catalog.source import artifact_in, open_source
+from rung.domain.errors import ConfigurationError
 from rung.domain.tensors import TensorSpec
 from rung.protocols.describe import curl_example
 from rung.telemetry import configure_logs, say
@@ -34,7 +32,7 @@ def serve(targets: list[str], name: str | None, flags: dict[str, Any], *, as_jso
     given = {key: value for key, value in flags.items() if value is not None}
     settings = configuration.load((platform.settings if platform else {}) | given)
     if not targets and platform is not None:
-        targets = [_artifact(target) for target in platform.targets]
+        targets = [artifact_in(target) for target in platform.targets]
     if not targets and not settings.model_store:
         raise typer.BadParameter(
             "there is nothing to serve: give a model file, a folder, a URL or module:Class; "
@@ -50,16 +48,6 @@ def serve(targets: list[str], name: str | None, flags: dict[str, Any], *, as_jso
         say(sys.stdout, _as_json(replica) if as_json else _for_people(replica))
 
     run(sources, settings, announce)
-
-
-def _artifact(target: str) -> str:
-    """The one model file in the folder that a platform filled, or the folder as it is."""
-    if "://" in target or not Path(target).is_dir() or (Path(target) / MANIFEST).exists():
-        return target
-    try:
-        return str(recognise(Path(target))[1])
-    except BundleError:
-        return target
 
 
 def _as_json(replica: Replica) -> str:

@@ -22,7 +22,7 @@ from rung.store.segments import Position
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Part", "State", "commit", "current", "part_key", "read_part", "sweep", "write_part"]
+__all__ = ["Part", "State", "commit", "current", "empty", "part_key", "read_part", "sweep", "write_part"]
 
 _STATES = "log-state"
 _KEPT_STATES = 16

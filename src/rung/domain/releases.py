@@ -18,6 +18,8 @@ __all__ = [
     "UNIT",
     "Arm",
     "Move",
+    "MoveKind",
+    "Ranges",
     "Release",
     "Rollout",
     "Segment",

@@ -37,6 +37,7 @@ __all__ = [
     "Promote",
     "RollBack",
     "Wait",
+    "began",
     "describe",
     "entered",
     "figures_of",

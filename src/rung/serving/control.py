@@ -8,7 +8,7 @@ import asyncio
 from pathlib import Path
 from urllib.parse import unquote
 
-from rung.catalog.source import open_source
+from rung.catalog.source import artifact_in, open_source
 from rung.domain.errors import BundleError, ConfigurationError, Conflict, InvalidInput, NotFound, Unsupported
 from rung.domain.names import check_name
 from rung.ports import Source
@@ -86,7 +86,7 @@ class Control:
                 raise InvalidInput(f"a model at a URL is called as its folder: use the name {last!r:.80}")
             place = folder
         try:
-            return open_source(place, name, self._cache)
+            return open_source(artifact_in(place), name, self._cache)
         except ConfigurationError as error:
             raise InvalidInput(str(error)) from None
         except OSError as error:

@@ -29,7 +29,7 @@ from rung.serving.log_encoding import LogPolicy, RecordEncoder
 from rung.serving.recorder import BOUNDS, Histogram
 from rung.store.segment_writer import SegmentWriter
 
-__all__ = ["ArmRecorder", "LogPolicy", "Logged", "PredictionLog"]
+__all__ = ["ArmRecorder", "Logged", "PredictionLog"]
 
 _FOLD = 4096
 _DEFAULT = LogPolicy()

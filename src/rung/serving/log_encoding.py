@@ -36,7 +36,7 @@ class LogPolicy(msgspec.Struct, frozen=True):
 _DEFAULT = LogPolicy()
 
 
-class Classes(msgspec.Struct, frozen=True):
+class _Classes(msgspec.Struct, frozen=True):
     """How to read the likeliest class off an answer, for labels that are compared with it later."""
 
     output: str
@@ -45,7 +45,7 @@ class Classes(msgspec.Struct, frozen=True):
     """What a model that gives one number gives where its two classes are equally likely."""
 
     @classmethod
-    def of(cls, manifest: Manifest) -> "Classes | None":
+    def of(cls, manifest: Manifest) -> "_Classes | None":
         """Of a version whose answers go through `classification.top_k`; None for any other."""
         step = next((one for one in manifest.transforms.output if one.name == "classification.top_k"), None)
         if step is None:
@@ -71,7 +71,7 @@ class RecordEncoder:
         self._policies: dict[str, LogPolicy] = {}
         self._bfloat: dict[tuple[str, int], frozenset[str]] = {}
         """Outputs that are bit patterns of BF16."""
-        self._classes: dict[tuple[str, int], Classes] = {}
+        self._classes: dict[tuple[str, int], _Classes] = {}
         """Versions that pick one of several classes."""
 
     def know(self, manifest: Manifest, policy: LogPolicy) -> None:
@@ -80,7 +80,7 @@ class RecordEncoder:
         specs = (*manifest.signature.inputs, *manifest.signature.outputs)
         bfloat = frozenset(spec.name for spec in specs if spec.datatype == "BF16")
         self._bfloat[manifest.name, manifest.version] = bfloat
-        classes = Classes.of(manifest)
+        classes = _Classes.of(manifest)
         if classes is not None:
             self._classes[manifest.name, manifest.version] = classes
 

@@ -6,6 +6,7 @@
 SQLite comes with `pysqlite3`, since Debian's own can corrupt a write-ahead log that several processes use.
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -175,9 +176,11 @@ def _open_sqlite(url: str, create: bool, busy_seconds: float) -> Database:
     except ImportError:
         raise MissingDependency("sqlite: URLs need pysqlite3: pip install 'rung[platform]'") from None
     if dbapi2.sqlite_version_info < _OLDEST_SQLITE:
+        # TensorFlow gives its own copy of SQLite to all that is loaded after it.
+        way = "import pysqlite3 before tensorflow" if "tensorflow" in sys.modules else "pip install --upgrade pysqlite3"
         raise ConfigurationError(
             f"SQLite {dbapi2.sqlite_version} can corrupt a write-ahead log under several processes; rung needs "
-            f"{'.'.join(map(str, _OLDEST_SQLITE))}: pip install --upgrade pysqlite3"
+            f"{'.'.join(map(str, _OLDEST_SQLITE))}: {way}"
         )
     path = _path(url)
     if not path.exists():

@@ -79,19 +79,21 @@ def half_plus_two(path: Path) -> Path:
     return graph.save(path, {"x": ("FP32", (-1,))}, {"y": ("FP32", (-1,))})
 
 
-def identity(path: Path, datatype: str = "FP32", shape: tuple[int, ...] = (-1, 4)) -> Path:
-    """`x` -> `y`, both of this datatype and shape, unchanged; -1 stands for a size that varies."""
+def identity(
+    path: Path, datatype: str = "FP32", shape: tuple[int, ...] = (-1, 4), names: tuple[str, str] = ("x", "y")
+) -> Path:
+    """The first of `names` -> the second, both of this datatype and shape, unchanged; -1 is a size that varies."""
     graph = _Graph()
-    graph.node("Identity", ["x"], "y")
-    return graph.save(path, {"x": (datatype, shape)}, {"y": (datatype, shape)})
+    graph.node("Identity", [names[0]], names[1])
+    return graph.save(path, {names[0]: (datatype, shape)}, {names[1]: (datatype, shape)})
 
 
-def add_sub(path: Path) -> Path:
-    """Triton's `simple`: INPUT0, INPUT1 INT32 [N, 16] -> OUTPUT0 their sum, OUTPUT1 their difference."""
+def add_sub(path: Path, datatype: str = "INT32") -> Path:
+    """Triton's `simple`: INPUT0, INPUT1 [N, 16] -> OUTPUT0 their sum, OUTPUT1 their difference."""
     graph = _Graph()
     graph.node("Add", ["INPUT0", "INPUT1"], "OUTPUT0")
     graph.node("Sub", ["INPUT0", "INPUT1"], "OUTPUT1")
-    tensor = ("INT32", (-1, 16))
+    tensor = (datatype, (-1, 16))
     return graph.save(path, {"INPUT0": tensor, "INPUT1": tensor}, {"OUTPUT0": tensor, "OUTPUT1": tensor})
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rung.catalog import models
-from rung.catalog.source import FileSource, FolderSource, RepositorySource, open_source
+from rung.catalog import models, releases
+from rung.catalog.source import FileSource, FolderSource, RepositorySource, artifact_in, open_source
 from rung.domain.errors import BundleError, ConfigurationError, InvalidInput
 from rung.domain.models import AspiredVersion
 from rung.ports import Blob, Source
@@ -232,6 +232,33 @@ def test_a_target_is_told_by_what_it_is(store: DiskStore, artifact: Path, root: 
     assert isinstance(open_source(str(artifact), None, cache), FileSource)
 
 
+def test_a_model_s_folder_may_be_called_otherwise(store: DiskStore, artifact: Path, root: Path, cache: Path) -> None:
+    models.register(store, artifact, name="scale", version=3)
+    source = open_source(str(root / "scale"), "other", cache)
+    assert offered(source) == [("other", 3)]
+    fetched = source.fetch(source.poll()[0])
+    assert (fetched.manifest.name, fetched.manifest.version) == ("other", 3)
+    assert source.releases() == []
+    releases.release(store, "scale", 3, by="us")
+    assert [release.model for release in source.releases()] == ["other"]
+
+
+def test_what_lies_in_the_folder_of_a_platform(artifact: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "filled"
+    (folder / "net" / "1").mkdir(parents=True)
+    (folder / "config.pbtxt").touch()
+    assert artifact_in(str(folder)) == str(folder / "net")
+    assert artifact_in(str(folder / "net")) == str(folder / "net")
+    (folder / "further").mkdir()
+    assert artifact_in(str(folder)) == str(folder)
+    assert artifact_in("s3://bucket/net") == "s3://bucket/net"
+    assert artifact_in("module:Class") == "module:Class"
+    only = tmp_path / "only"
+    only.mkdir()
+    shutil.copy(artifact, only)
+    assert artifact_in(str(only)) == str(only / artifact.name)
+
+
 def test_what_cannot_be_served_is_explained(store: DiskStore, artifact: Path, root: Path, cache: Path) -> None:
     models.register(store, artifact, name="scale")
     empty = root.parent / "empty"
@@ -255,7 +282,6 @@ def test_what_cannot_be_served_is_explained(store: DiskStore, artifact: Path, ro
         (str(root.parent / "new.bin"), None, "no model that a runtime here knows (scale)"),
         (str(artifact.parent), None, "To serve model.scale, give that file"),
         (str(root), "absent", "there is no model in"),
-        (str(root / "scale"), "other", "cannot be served as other"),
         (f"file://{empty}", None, "looked in NAME/VERSION"),
         (str(root.parent / "broken"), None, "manifest.json cannot be read"),
         ("gopher://x/y", None, "unknown scheme"),

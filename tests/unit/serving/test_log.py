@@ -11,7 +11,8 @@ from rung.domain.models import Manifest
 from rung.domain.predictions import Call, Request, Response
 from rung.domain.records import FeedbackRecord, PredictionRecord
 from rung.domain.tensors import Signature, TensorSpec
-from rung.serving.log import Logged, LogPolicy, PredictionLog
+from rung.serving.log import Logged, PredictionLog
+from rung.serving.log_encoding import LogPolicy
 from rung.serving.ticket import Ticket
 from rung.store.segments import read
 

@@ -60,6 +60,26 @@ model_config_list {
 """
 
 
+# What the first step adds, the second takes away.
+CHAIN = """
+platform: "ensemble"
+input [ { name: "A" data_type: TYPE_INT32 dims: [ 16 ] }, { name: "B" data_type: TYPE_INT32 dims: [ 16 ] } ]
+output { name: "BACK" data_type: TYPE_INT32 dims: [ 16 ] }
+ensemble_scheduling {
+  step {
+    model_name: "simple" model_version: -1
+    input_map { key: "INPUT0" value: "A" } input_map { key: "INPUT1" value: "B" }
+    output_map { key: "OUTPUT0" value: "sum" }
+  }
+  step {
+    model_name: "simple" model_version: -1
+    input_map { key: "INPUT0" value: "sum" } input_map { key: "INPUT1" value: "B" }
+    output_map { key: "OUTPUT1" value: "BACK" }
+  }
+}
+"""
+
+
 def triton(folder):
     """A repository: a model, a Python model, an ensemble and one whose configuration is damaged."""
     for version in (1, 2, 3):
@@ -70,7 +90,7 @@ def triton(folder):
     (folder / "script/1").mkdir(parents=True)
     (folder / "script/1/model.py").write_text("raise SystemExit('this code ran')")
     (folder / "script/config.pbtxt").write_text('name: "script" backend: "python"')
-    for name, text in {"chain": 'platform: "ensemble" ensemble_scheduling { }', "broken": "name: {"}.items():
+    for name, text in {"chain": CHAIN, "broken": "name: {"}.items():
         (folder / name / "1").mkdir(parents=True)
         (folder / name / "config.pbtxt").write_text(text)
     return folder
@@ -163,7 +183,8 @@ def test_triton_repository(rung, serve, tmp_path):
     assert "imported simple version 3 (onnx) from simple/3/model.onnx" in lines
     assert not any("version 2" in line for line in lines)
     left = {line.split(": ")[1] for line in lines if line.startswith("not carried over: ")}
-    assert {"script", "chain", "broken", "simple"} <= left
+    assert {"script", "broken", "simple"} <= left
+    assert "imported chain version 1 (graph) from chain/config.pbtxt" in lines
     assert "not carried over: simple 1: output OUTPUT1: the configuration says FP32, the model INT32" in lines
     assert any("simple: dynamic_batching: not needed" in line for line in lines)
     assert "this code ran" not in done.stdout + done.stderr
@@ -175,6 +196,7 @@ def test_triton_repository(rung, serve, tmp_path):
     for version in (1, 3):
         answers = answer(served, "simple", {"INPUT0": one, "INPUT1": two}, version)
         assert answers == {"OUTPUT0": list(range(1, 17)), "OUTPUT1": list(range(-1, 15))}
+    assert answer(served, "chain", {"A": one, "B": two}) == {"BACK": list(range(16))}
 
 
 def test_triton_repository_serves_where_it_lies(serve, tmp_path):

@@ -1,18 +1,19 @@
 """Bring another server's models into the repository: tell whose they are, read them, register what can be served."""
 
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
-from rung.catalog import models
+from rung.catalog import graphs, models
 from rung.catalog.importers.mlflow import is_mlflow_folder, is_mlflow_url, plan_mlflow, plan_mlflow_url
 from rung.catalog.importers.plan import Found, Left, Plan
 from rung.catalog.importers.tfserving import is_model_config, plan_tf_serving
 from rung.catalog.importers.torchserve import is_mar, plan_mar
 from rung.catalog.importers.triton import is_triton_repository, plan_triton
-from rung.domain.errors import ConfigurationError, Conflict, InvalidInput, OperatorError
-from rung.domain.models import Lineage, Manifest
+from rung.domain.errors import ConfigurationError, Conflict, InvalidInput, NotFound, OperatorError
+from rung.domain.models import Graph, Lineage, Manifest
 from rung.ports import BlobStore
 
 __all__ = ["Imported", "Report", "import_models"]
@@ -54,7 +55,7 @@ def import_models(store: BlobStore, source: str, *, name: str = "", trust: bool 
         report = Report(plan.kind, left=plan.left)
         if name and len({found.name for found in plan.found}) > 1:
             raise ConfigurationError(f"--name goes with a single model, and {source} holds several")
-        for found in plan.found:
+        for found in _in_order(plan.found):
             _register(store, msgspec.structs.replace(found, name=name or found.name), report)
     return report
 
@@ -80,17 +81,30 @@ def _plan(source: str, scratch: Path, *, trust: bool) -> Plan:
     )
 
 
+def _in_order(found: list[Found]) -> list[Found]:
+    """What others are made of comes before them; those that wait for each other in a circle come last."""
+    ordered, pending = [], list(found)
+    while pending:
+        names = {one.name for one in pending}
+        ready = [one for one in pending if not one.graph or not names & {node.model for node in one.graph.nodes}]
+        ordered += ready or pending
+        pending = [one for one in pending if one not in ready] if ready else []
+    return ordered
+
+
 def _register(store: BlobStore, found: Found, report: Report) -> None:
+    declared: models.Declared = {
+        "version": found.version,
+        "task": found.task,
+        "labels": found.labels,
+        "lineage": Lineage(source=found.source),
+    }
     try:
-        manifest = models.register(
-            store,
-            found.artifact,
-            name=found.name,
-            version=found.version,
-            task=found.task,
-            labels=found.labels,
-            lineage=Lineage(source=found.source),
-        )
+        if found.graph is not None:
+            graph = _closed(store, found.graph)
+            manifest = graphs.register_graph(store, graph, name=found.name, **declared)
+        else:
+            manifest = models.register(store, found.artifact, name=found.name, **declared)
     except (OperatorError, Conflict, InvalidInput, OSError) as error:
         # Where it was unpacked is nothing to the user.
         reason = str(error).replace(f"{found.artifact.parent}/", "")
@@ -98,6 +112,17 @@ def _register(store: BlobStore, found: Found, report: Report) -> None:
         return
     report.imported.append(Imported(manifest.name, manifest.version, manifest.runtime, found.source))
     report.left.extend(_differences(found, manifest))
+
+
+def _closed(store: BlobStore, graph: Graph) -> Graph:
+    """Keep what a peer's graph does not mention out of the way of what it does: such an output goes nowhere there."""
+    nodes = list(graph.nodes)
+    for number, node in enumerate(graph.nodes):
+        with suppress(NotFound):  # registering says it better
+            specs = models.show(store, node.model, node.version).signature.outputs
+            unused = {spec.name: f"{number}.{spec.name}" for spec in specs}
+            nodes[number] = msgspec.structs.replace(node, outputs=unused | node.outputs)
+    return msgspec.structs.replace(graph, nodes=tuple(nodes))
 
 
 def _differences(found: Found, manifest: Manifest) -> list[Left]:

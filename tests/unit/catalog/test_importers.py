@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rung.catalog.importers.plan import chosen_versions
 from rung.catalog.importers.textproto import one, parse_textproto
 from rung.catalog.imports import import_models
+from rung.catalog.models import show
 from rung.domain.errors import ConfigurationError
 from rung.store.blobs import DiskStore
 from rung.testing import models
@@ -251,6 +252,113 @@ def test_one_bad_model_does_not_stop_the_others(tmp_path):
     assert {left.what for left in report.left} == {"bad 1", "empty 1"}
     again = bring(tmp_path, tmp_path / "repo/good")
     assert "exists already" in again.left[0].reason
+
+
+ENSEMBLE = """
+platform: "ensemble" max_batch_size: 8
+model_transaction_policy { decoupled: true }
+input [ { name: "RAW" data_type: TYPE_FP32 dims: [ 4 ] } ]
+output [ { name: "DONE" data_type: TYPE_FP32 dims: [ 4 ] } ]
+ensemble_scheduling {
+  step [
+    {
+      model_name: "double" model_version: -1
+      input_map { key: "x" value: "RAW" } output_map { key: "y" value: "between" }
+    },
+    {
+      model_name: "Triple" model_version: 2 model_namespace: "here"
+      input_map { key: "x" value: "between" } output_map { key: "y" value: "DONE" }
+    }
+  ]
+}
+"""
+
+
+def ensemble(tmp_path, text=ENSEMBLE, name="chain"):
+    for model, version, factor in (("double", 1, 2.0), ("Triple", 1, 30.0), ("Triple", 2, 3.0)):
+        folder = tmp_path / "repo" / model / str(version)
+        folder.mkdir(parents=True)
+        models.scale(folder / "model.onnx", factor)
+    (tmp_path / "repo/Triple/config.pbtxt").write_text("version_policy { all { } }")
+    (tmp_path / "repo" / name).mkdir()
+    (tmp_path / "repo" / name / "config.pbtxt").write_text(text)
+    return bring(tmp_path, tmp_path / "repo")
+
+
+def test_an_ensemble_becomes_a_sequence(tmp_path):
+    report = ensemble(tmp_path)
+
+    assert [(each.name, each.version) for each in report.imported] == [
+        ("triple", 1),
+        ("triple", 2),
+        ("double", 1),
+        ("chain", 1),
+    ]
+    manifest = show(DiskStore(tmp_path / "repository"), "chain")
+    assert [(node.model, node.version, node.inputs, node.outputs) for node in manifest.graph.nodes] == [
+        ("double", None, {"x": "RAW"}, {"y": "between"}),
+        ("triple", 2, {"x": "between"}, {"y": "DONE"}),
+    ]
+    assert [spec.name for spec in manifest.signature.inputs] == ["RAW"]
+    assert [spec.name for spec in manifest.signature.outputs] == ["DONE"]
+    reasons = {left.what: left.reason for left in report.left}
+    assert "not streamed" in reasons["chain: model_transaction_policy"]
+    assert "--keep all" in reasons["chain: step 2, model_version 2"]
+    assert "no counterpart" in reasons["chain: step 2, model_namespace"]
+    assert not any(what.startswith("chain 1") for what in reasons)
+
+
+def test_ensembles_of_ensembles_wait_for_each_other(tmp_path):
+    (tmp_path / "repo/a-first").mkdir(parents=True)
+    (tmp_path / "repo/a-first/config.pbtxt").write_text(
+        """input { name: "x" data_type: TYPE_INT32 } output { name: "y" data_type: TYPE_FP32 }
+        ensemble_scheduling { step { model_name: "chain" input_map { key: "RAW" value: "x" }
+        output_map { key: "DONE" value: "y" } } }"""
+    )
+    report = ensemble(tmp_path)
+
+    assert [each.name for each in report.imported][-2:] == ["chain", "a-first"]
+    assert {"a-first 1: input x"} == {left.what for left in report.left if "a-first 1" in left.what}
+
+
+def test_outputs_that_an_ensemble_does_not_mention_go_nowhere(tmp_path):
+    (tmp_path / "repo/pair/1").mkdir(parents=True)
+    models.add_sub(tmp_path / "repo/pair/1/model.onnx")
+    # Both leave an output out, and the second one's input is called like what the first one's would be.
+    text = """
+    input [ { name: "OUTPUT1" data_type: TYPE_INT32 }, { name: "B" data_type: TYPE_INT32 } ]
+    output { name: "SUM" data_type: TYPE_INT32 }
+    ensemble_scheduling {
+      step { model_name: "pair" input_map { key: "INPUT0" value: "OUTPUT1" } input_map { key: "INPUT1" value: "B" }
+             output_map { key: "OUTPUT0" value: "half" } }
+      step { model_name: "pair" input_map { key: "INPUT0" value: "OUTPUT1" } input_map { key: "INPUT1" value: "half" }
+             output_map { key: "OUTPUT0" value: "SUM" } } }"""
+    ensemble(tmp_path, text)
+
+    signature = show(DiskStore(tmp_path / "repository"), "chain").signature
+    assert [spec.name for spec in signature.inputs] == ["OUTPUT1", "B"]
+    assert [spec.name for spec in signature.outputs] == ["SUM"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ('"double"', '"absent"', "a step of the graph is missing"),
+        ('"double"', '"chain"', "cannot be a step of itself"),
+        ('key: "y" value: "DONE"', 'key: "z" value: "DONE"', "has no output 'z'"),
+        ('value: "between" } output', 'value: "DONE" } output', "circle"),
+        ('name: "DONE"', 'name: "LOST"', "no model of the graph makes the output 'LOST'"),
+        ("model_version: 2", "model_version: 9", "missing"),
+        ("step [", "steps [", "needs one model at least"),
+        ('model_name: "double"', "model_name: 3 input_map: 4", "missing"),
+    ],
+)
+def test_an_ensemble_that_does_not_fit_is_listed(tmp_path, before, after, words):
+    assert before in ENSEMBLE
+    report = ensemble(tmp_path, ENSEMBLE.replace(before, after))
+
+    assert [each.name for each in report.imported] == ["triple", "triple", "double"]
+    assert [words in left.reason for left in report.left if left.what == "chain 1"] == [True]
 
 
 def test_a_name_for_several_models(tmp_path):

@@ -7,9 +7,10 @@ import msgspec
 
 from rung.catalog.importers.textproto import Message, one
 from rung.domain.errors import InvalidInput
+from rung.domain.models import Graph
 from rung.domain.names import check_name, name_from
 
-__all__ = ["Found", "Left", "Plan", "chosen_versions", "named", "version_folders"]
+__all__ = ["Found", "Left", "Plan", "called", "chosen_versions", "named", "version_folders"]
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -26,6 +27,8 @@ class Found(msgspec.Struct, frozen=True):
     inputs: dict[str, str] = {}
     """Datatypes that the peer's configuration states, by tensor; compared with the artifact's."""
     outputs: dict[str, str] = {}
+    graph: Graph | None = None
+    """How other models of the plan make it, in place of an artifact."""
 
 
 class Left(msgspec.Struct, frozen=True):
@@ -49,14 +52,21 @@ class Plan(msgspec.Struct):
         self.left.append(Left(what, reason))
 
 
+def called(name: str) -> str:
+    """The name under which a peer's model is registered."""
+    try:
+        return check_name(name)
+    except InvalidInput:
+        return name_from(name)
+
+
 def named(plan: Plan, name: str) -> str:
-    """The name under which a peer's model is registered; a change of name is noted."""
+    """As `called`; a change of name is noted."""
     try:
         return check_name(name)
     except InvalidInput as error:
-        new = name_from(name)
-        plan.leave(f"{name}: its name", f"it is called {new} here: {error}")
-        return new
+        plan.leave(f"{name}: its name", f"it is called {called(name)} here: {error}")
+        return called(name)
 
 
 def version_folders(folder: Path) -> dict[int, Path]:

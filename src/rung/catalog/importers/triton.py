@@ -2,14 +2,18 @@
 
 from pathlib import Path
 
-from rung.catalog.importers.plan import Found, Plan, chosen_versions, named, version_folders
+from rung.catalog.importers.plan import Found, Plan, called, chosen_versions, named, version_folders
 from rung.catalog.importers.textproto import Message, messages, one, parse_textproto
 from rung.domain.errors import ConfigurationError
+from rung.domain.models import Graph, Node
 
 __all__ = ["is_triton_repository", "plan_triton"]
 
 _CONFIG = "config.pbtxt"
-_CARRIED = frozenset({"name", "platform", "backend", "input", "output", "version_policy", "default_model_filename"})
+_CARRIED = frozenset(
+    {"name", "platform", "backend", "input", "output", "version_policy", "default_model_filename"}
+    | {"ensemble_scheduling"}
+)
 _REASONS = {
     "max_batch_size": "not needed: rung learns how large a batch pays, and the first dimension of the model says "
     "whether it may",
@@ -23,8 +27,8 @@ _REASONS = {
     "scheduling_choice": "rung schedules by itself",
     "cc_model_filenames": "the file is not chosen by the device here",
 }
+_STEP = frozenset({"model_name", "model_version", "input_map", "output_map"})
 _REFUSED = {
-    "ensemble_scheduling": "it is an ensemble, a graph of other models: declare it as a graph of rung's own",
     "sequence_batching": "it keeps state between requests, which rung does not",
 }
 _BACKENDS = {
@@ -65,6 +69,13 @@ def _plan_model(plan: Plan, folder: Path) -> None:
         return
     for key in sorted(config.keys() - _CARRIED):
         plan.leave(f"{name}: {key}", _REASONS.get(key, "it has no counterpart in rung"))
+    if "ensemble_scheduling" in config:
+        _plan_ensemble(plan, name, folder, config)
+    else:
+        _plan_versions(plan, name, folder, config)
+
+
+def _plan_versions(plan: Plan, name: str, folder: Path, config: Message) -> None:
     numbers = version_folders(folder)
     chosen = chosen_versions(numbers, one(config, "version_policy", {}))
     if not chosen:
@@ -78,6 +89,34 @@ def _plan_model(plan: Plan, folder: Path) -> None:
         artifact = _artifact(numbers[number], one(config, "default_model_filename", ""))
         source = f"{folder.name}/{number}/{artifact.name}" if artifact != numbers[number] else f"{folder.name}/{number}"
         plan.found.append(Found(registered, artifact, source, number, "", labels, inputs, outputs))
+
+
+def _plan_ensemble(plan: Plan, name: str, folder: Path, config: Message) -> None:
+    """What Triton calls an ensemble is a sequence here."""
+    scheduling = one(config, "ensemble_scheduling", {})
+    for key in sorted(scheduling.keys() - {"step"}):
+        plan.leave(f"{name}: ensemble_scheduling.{key}", "it has no counterpart in rung")
+    steps = [_step(plan, name, number, step) for number, step in enumerate(messages(scheduling, "step"), start=1)]
+    inputs, outputs = (_datatypes(config, side) for side in ("input", "output"))
+    graph = Graph("sequence", tuple(steps), outputs=tuple(outputs))
+    # Its version folders are empty, so they are easily lost on the way here; each would hold the same.
+    version = max(chosen_versions(version_folders(folder), one(config, "version_policy", {})), default=1)
+    labels, source = _labels(plan, name, folder, config), f"{folder.name}/{_CONFIG}"
+    plan.found.append(Found(named(plan, name), folder, source, version, "", labels, inputs, outputs, graph))
+
+
+def _step(plan: Plan, name: str, number: int, step: Message) -> Node:
+    model, version = one(step, "model_name", ""), one(step, "model_version", -1)
+    for key in sorted(step.keys() - _STEP):
+        plan.leave(f"{name}: step {number}, {key}", "it has no counterpart in rung")
+    if version > 0:
+        reason = f"kept; where a later version of {model} is there too, serve them with --keep all"
+        plan.leave(f"{name}: step {number}, model_version {version}", reason)
+    inputs, outputs = (
+        {one(pair, "key", ""): one(pair, "value", "") for pair in messages(step, side)}
+        for side in ("input_map", "output_map")
+    )
+    return Node(called(model), version if version > 0 else None, inputs, outputs)
 
 
 def _refusal(config: Message) -> str:

@@ -351,7 +351,7 @@ class Child:
 
     def _hung(self, why: str) -> WorkerDied:
         self.kill()
-        return WorkerDied(f"process {self.pid} was ended because it {why}{self._last_words()}")
+        return WorkerDied(f"process {self.pid} was ended because it {why}{self._last_words()}", hung=True)
 
     def _died(self) -> WorkerDied:
         assert self._process is not None

@@ -132,6 +132,11 @@ class ModelError(RungError):
 class WorkerDied(ModelError):
     """The process that holds the model ended while it computed."""
 
+    def __init__(self, message: str = "", *, hung: bool = False) -> None:
+        super().__init__(message)
+        self.hung = hung
+        """Whether it was ended because it gave no answer in time."""
+
 
 class OperatorError(RungError):
     """Whoever runs rung has to change something."""
@@ -143,6 +148,11 @@ class ConfigurationError(OperatorError):
 
 class BundleError(OperatorError):
     """This model version may not be served."""
+
+    def __init__(self, message: str = "", *, final: bool = False) -> None:
+        super().__init__(message)
+        self.final = final
+        """Whether it is no use to try the same bytes again."""
 
 
 class MissingDependency(OperatorError):

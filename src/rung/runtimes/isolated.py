@@ -115,7 +115,7 @@ def open_isolated(platform: str, program: Program) -> IsolatedModel:
     except WorkerDied as error:
         for lane in lanes:
             lane.close()
-        raise BundleError(f"{program.title} cannot be loaded: {error}") from None
+        raise BundleError(f"{program.title} cannot be loaded: {error}", final=error.hung) from None
     return IsolatedModel(platform, declared.signature, lanes)
 
 
@@ -139,7 +139,7 @@ class _Lane:
             answer = child.call("predict", threads, inputs, timeout=self._program.hang_after)
         except WorkerDied as error:
             self._bury(error)
-            raise WorkerDied(f"{self._title}: {error}") from None
+            raise WorkerDied(f"{self._title}: {error}", hung=error.hung) from None
         if answer.kind == "answer":
             return answer.tensors
         if answer.kind == "invalid":

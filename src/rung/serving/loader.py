@@ -10,7 +10,7 @@ import numpy as np
 import structlog
 
 from rung.catalog.golden import compare_golden, make_inputs, unpack_golden
-from rung.domain.errors import BundleError, ModelError
+from rung.domain.errors import BundleError, ModelError, WorkerDied
 from rung.domain.models import AspiredVersion, Manifest
 from rung.domain.tensors import Array, Signature, Tensors, TensorSpec
 from rung.plugins import RUNTIMES, resolve
@@ -51,6 +51,9 @@ def load(source: Source, version: AspiredVersion, options: LoadOptions, objectiv
         pipeline = Pipeline.build(manifest)
         cost = CostModel(objective)
         _warm_up(fetched, manifest, model, cost, options.threads)
+    except WorkerDied as error:
+        model.close()
+        raise _refusal("it cannot be measured", error) from None
     except BaseException:
         model.close()
         raise
@@ -77,7 +80,7 @@ def _warm_up(fetched: Fetched, manifest: Manifest, model: Model, cost: CostModel
             try:
                 answer = model.predict(inputs)
             except ModelError as error:
-                raise BundleError(f"golden example {number} fails: {error}") from None
+                raise _refusal(f"golden example {number} fails", error) from None
             reason = compare_golden(expected, answer, golden)
             if reason is not None:
                 raise BundleError(f"golden example {number} is answered differently than at registration: {reason}")
@@ -89,7 +92,7 @@ def _warm_up(fetched: Fetched, manifest: Manifest, model: Model, cost: CostModel
         except ModelError as error:
             if any(-1 in spec.shape[1:] for spec in manifest.signature.inputs):
                 return  # the made-up sizes may be what it objects to; the first real request will tell
-            raise BundleError(f"it cannot answer a made-up example: {error}") from None
+            raise _refusal("it cannot answer a made-up example", error) from None
         _refuse_nan(answer)
     if manifest.signature.batched:
         made = [{name: array[:1] for name, array in example.items()} for example in made]
@@ -102,6 +105,14 @@ def _warm_up(fetched: Fetched, manifest: Manifest, model: Model, cost: CostModel
             )
             cost.largest = 1
     _measure(model, manifest.signature, made[0], cost, threads)
+
+
+def _refusal(what: str, error: ModelError) -> BundleError:
+    """Where the process hung, the same bytes would hang again, each time for as long."""
+    if isinstance(error, WorkerDied) and error.hung:
+        way_out = "if it is slow and not stuck, set hang_seconds (RUNG_HANG_SECONDS) higher"
+        return BundleError(f"{what}: {error}; {way_out}", final=True)
+    return BundleError(f"{what}: {error}")
 
 
 def _refuse_nan(answer: Tensors) -> None:

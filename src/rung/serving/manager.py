@@ -206,7 +206,8 @@ class Manager:
                 loaded = await in_background(self._bring_up, version)
         except RungError as error:
             # Raised from another error, it is about reaching the bytes and not about the bytes.
-            self._failed(record, str(error), own=not isinstance(error.__cause__, OSError | NotReady))
+            own = not isinstance(error.__cause__, OSError | NotReady)
+            self._failed(record, str(error), own=own, final=isinstance(error, BundleError) and error.final)
             return
         except Exception as error:  # noqa: BLE001 - a version that cannot load must not stop the others
             self._log.error("a load failed unexpectedly", action="load_failed", exc_info=error)
@@ -258,9 +259,9 @@ class Manager:
         servable.compose()
         record.servable = servable
 
-    def _failed(self, record: Record, reason: str, *, own: bool = True) -> None:
+    def _failed(self, record: Record, reason: str, *, own: bool = True, final: bool = False) -> None:
         record.state, record.reason = VersionState.END, reason
-        record.failures += 1
+        record.failures = self._options.policy.retries + 1 if final else record.failures + 1
         # Not where trying again would take the version that answers off the stage each time.
         if not own and self._options.policy.swap == "availability":
             record.forgiven_at = monotonic() + _FORGIVE

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
+from rung.catalog.source import FileSource
 from rung.domain.errors import BundleError, ModelError, NotFound, NotReady
 from rung.domain.models import VersionState
 from rung.domain.predictions import Request
@@ -96,6 +97,30 @@ async def test_failed_loads_are_tried_again_so_often_and_no_more(source, monkeyp
             await settle(manager)
         assert tries == [2, 2, 2, 1]
         assert states(manager) == [(1, VersionState.AVAILABLE, ""), (2, VersionState.END, "no")]
+
+
+async def test_a_version_that_hung_is_not_tried_again_until_it_is_asked_for(tmp_path, monkeypatch):
+    (tmp_path / "stuck.py").write_text(
+        "import time\n\n\nclass Model:\n"
+        "    inputs = {'x': ('FP32', (-1, 2))}\n    outputs = {'y': ('FP32', (-1, 2))}\n\n"
+        "    def predict(self, x):\n        time.sleep(3600)\n"
+    )
+    source = FileSource("stuck:Model", "m", tmp_path)
+    tries = []
+    fetch = source.fetch
+    monkeypatch.setattr(source, "fetch", lambda version: tries.append(version) or fetch(version))
+    options = {"load": LoadOptions(hang_after=1.0, search_path=str(tmp_path)), "policy": Policy(retries=2)}
+    async with managing(source, **options) as manager:
+        (status,) = manager.statuses()
+        assert status.state is VersionState.END
+        assert "gave no answer within 1 seconds" in status.reason
+        assert "set hang_seconds (RUNG_HANG_SECONDS) higher" in status.reason
+        for _ in range(3):
+            await settle(manager)
+        assert len(tries) == 1
+        with pytest.raises(BundleError, match="hang_seconds"):
+            await manager.bring("m")
+        assert len(tries) == 2
 
 
 async def test_tables_do_not_grow(source):

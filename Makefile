@@ -23,7 +23,7 @@ demo: .venv/train.done  ## Train a segmentation model on images, register it, se
 	$(BIN)/python examples/nuclei/demo.py $(DEMO_ARGS)
 
 test: .venv/dev.done .venv/frameworks.done  ## Every test but the long ones
-	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
+	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 12 --durations-min 5 $(TEST_ARGS)
 
 check: .venv/dev.done .venv/frameworks.done  ## The fast loop: format, lint, types, layers, unit and architecture tests; frameworks and training wait for test
 	$(BIN)/ruff format --check .

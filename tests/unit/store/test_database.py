@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from sqlalchemy import Connection, text
@@ -53,9 +54,16 @@ def test_asking_makes_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_old_sqlite_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("loaded", "way"), [(False, "pip install --upgrade pysqlite3"), (True, "import pysqlite3 before tensorflow")]
+)
+def test_an_old_sqlite_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: bool, way: str) -> None:
     monkeypatch.setattr(module, "_OLDEST_SQLITE", (99, 0, 0))
-    with pytest.raises(ConfigurationError, match=r"99\.0\.0.*pip install --upgrade pysqlite3"):
+    # Another test of this process may have imported the real one.
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    if loaded:
+        monkeypatch.setitem(sys.modules, "tensorflow", ModuleType("tensorflow"))
+    with pytest.raises(ConfigurationError, match=rf"99\.0\.0.*{way}"):
         open_database(url(tmp_path))
 
 

@@ -61,9 +61,9 @@ def release(repository: str, model: str, version: int | None, how: How, because:
             moved = catalog.shadow(store, model, version, unit=how.unit, **why)
         elif how.ladder or how.stages:
             ladder = _read_stages(how.stages) if how.stages else section.ladder
-            moved = catalog.rollout(store, model, version, ladder=ladder, unit=how.unit, force=how.force, **why)
             if not as_json:
                 _forecast(model, section, ladder)
+            moved = catalog.rollout(store, model, version, ladder=ladder, unit=how.unit, force=how.force, **why)
         else:
             percent = 100.0 if how.to is None else how.to
             moved = catalog.release(store, model, version, percent=percent, unit=how.unit, force=how.force, **why)
@@ -84,8 +84,7 @@ def _forecast(model: str, section: ReleaseSection, ladder: tuple[float, ...]) ->
     from rung.fleet.policy import read_policy
 
     policy = read_policy(msgspec.to_builtins(section), f"models.{model}.release")
-    print("\n".join(f"    {line}" for line in str(expect(policy, ladder=ladder)).splitlines()))
-    print("    `rung up` climbs it, `rung experiment` shows how it stands")
+    print("\n".join(f"expected: {line}" for line in str(expect(policy, ladder=ladder)).splitlines()))
 
 
 def _ways(how: How) -> dict[str, bool]:

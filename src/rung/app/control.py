@@ -98,7 +98,7 @@ def _schedules(settings: ProjectSettings) -> list[Schedule]:
     """Jobs of the platform's own, by the clock."""
     days = {name: model.serve.log.days for name, model in settings.models.items() if model.serve.log.days}
     project = settings.project
-    arguments = {"log": project.log, "store": project.data, "repository": project.repository, "days": days}
+    arguments = {"log": project.log, "store": project.data, "days": days}
     # The key lets one run at a time.
     tables = NewJob(kind="predictions.maintain", arguments=arguments, key="predictions")
     return [Schedule(name="predictions", cron=_EVERY_FIVE_MINUTES, job=tables)]

@@ -1,7 +1,6 @@
 """The prediction log of a replica, put together from settings."""
 
 from collections.abc import Mapping
-from itertools import count
 from pathlib import Path
 
 from rung.domain.errors import ConfigurationError
@@ -38,7 +37,8 @@ def open_log(
     key = load_key(Path(settings.log_key))
     default = LogPolicy(settings.log_inputs, settings.log_outputs, settings.log_sample, settings.log_tensor_bytes)
     names = [replica] if replica else [f"serve-{number}" for number in range(1, _MOST + 1)]
-    for number, name in zip(count(1), names, strict=False):
+    refused: ConfigurationError | None = None
+    for name in names:
         log = PredictionLog(
             Path(settings.log),
             key,
@@ -49,9 +49,10 @@ def open_log(
         )
         try:
             log.open()
-        except ConfigurationError:
-            if number == len(names):
-                raise
-            continue
-        return log
-    return None
+        except ConfigurationError as error:
+            # The first reason is that of the folder, or of the process that was here first.
+            refused = refused or error
+        else:
+            return log
+    assert refused is not None
+    raise refused

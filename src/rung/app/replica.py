@@ -20,6 +20,7 @@ from rung.domain.records import ShadowRecord
 from rung.fleet.roles import Setup
 from rung.ports import LoadOptions, Source
 from rung.protocols.batch import Batch
+from rung.protocols.exchange import Route
 from rung.protocols.feedback import Feedback
 from rung.protocols.health import Health
 from rung.protocols.kserve_v1 import KserveV1
@@ -90,7 +91,6 @@ class Replica:
                 report=self._shadowed,
             ),
         )
-        control = Control(self.manager, settings.model_store, _CACHE, allowed=may_control(settings))
         metrics = Metrics(
             [
                 lambda: collect(self.manager.servables()),
@@ -100,6 +100,16 @@ class Replica:
                 self._door_metrics,
             ]
         )
+        self.door = HttpServer(self._routes(metrics), settings.door, access_log=settings.access_log)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.port = 0
+        self.own_port = 0
+        """Where this replica alone answers, on the loopback address; 0 where it has no others beside it."""
+
+    def _routes(self, metrics: Metrics) -> list[Route]:
+        """Every door."""
+        settings, log = self.settings, self.log
+        control = Control(self.manager, settings.model_store, _CACHE, allowed=may_control(settings))
         routes = [
             *OipRest(self.manager, server_name=settings.server_name, version=__version__).routes(),
             *Native(self.manager).routes(),
@@ -113,12 +123,7 @@ class Replica:
             *(Feedback(log).routes() if log is not None else ()),
         ]
         vertex = Vertex(self.manager, self.manager.problems, settings.health_route, settings.predict_route)
-        routes += vertex.routes(routes)
-        self.door = HttpServer(routes, settings.door, access_log=settings.access_log)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self.port = 0
-        self.own_port = 0
-        """Where this replica alone answers, on the loopback address; 0 where it has no others beside it."""
+        return [*routes, *vertex.routes(routes)]
 
     async def open(self, setup: Setup | None = None) -> None:
         """Listen, then load. A replica of a project has a `setup`: it may be without models, and share its port.

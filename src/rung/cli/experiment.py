@@ -11,8 +11,8 @@ from rung.fleet.controller import gather
 from rung.fleet.policy import Policy, read_policy
 from rung.fleet.selftest import GuardTest, LadderTest, Quiet, climb_ladder, quiet, replay_guards
 from rung.ports import BlobStore
-from rung.settings.file import FILE, load_project
-from rung.settings.project import ModelSettings, ProjectSettings
+from rung.settings.file import project_here
+from rung.settings.project import ModelSettings
 from rung.store.blobs import open_store
 
 __all__ = ["Chance", "Where", "experiment", "stats"]
@@ -45,7 +45,7 @@ class _Place(msgspec.Struct, frozen=True):
 
 def _place(where: Where, model: str) -> _Place:
     """The project in this folder, or its defaults; flags win."""
-    settings = load_project(Path()) if Path(FILE).exists() else ProjectSettings()
+    settings = project_here()
     project, section = settings.project, settings.models.get(model, ModelSettings()).release
     return _Place(
         open_store(where.repository or project.repository),

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
 import msgspec
 import orjson
@@ -12,13 +11,11 @@ from rung.cli.printing import print_json, print_table
 from rung.domain.errors import ConfigurationError
 from rung.domain.jobs import STATES, Job, State
 from rung.jobs.queue import JobStore
-from rung.settings.file import load_project
+from rung.settings.file import project_here
 from rung.store.database import Database, open_database
 
 __all__ = ["Which", "cancel", "list_jobs", "retry", "show"]
 
-_PROJECT = "rung.toml"
-_DEFAULT = "sqlite:.rung/rung.db"
 _WIDEST = 60
 
 
@@ -33,9 +30,7 @@ class Which(msgspec.Struct, frozen=True):
 
 
 def _open(url: str) -> Database:
-    if not url:
-        url = load_project(Path()).project.store if Path(_PROJECT).exists() else _DEFAULT
-    return open_database(url, create=False)
+    return open_database(url or project_here().project.store, create=False)
 
 
 def list_jobs(url: str, which: Which, *, as_json: bool) -> None:

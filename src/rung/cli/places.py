@@ -9,8 +9,7 @@ from rung.catalog import ledger, models
 from rung.data.parts import current
 from rung.domain.identity import Keyring
 from rung.ports import BlobStore
-from rung.settings.file import FILE, load_project
-from rung.settings.project import ProjectSettings
+from rung.settings.file import project_here
 from rung.store.blobs import open_store
 from rung.store.keys import load_key
 from rung.store.segments import SegmentReader
@@ -49,7 +48,7 @@ def places(log: str = "", data: str = "", repository: str = "", key: str = "") -
     Raises:
         ConfigurationError: the project file is wrong.
     """
-    settings = load_project(Path()) if Path(FILE).exists() else ProjectSettings()
+    settings = project_here()
     key = key or os.environ.get("RUNG_LOG_KEY", "") or settings.serve.log_key
     return Places(
         Path(log or os.environ.get("RUNG_LOG", "") or settings.project.log),

@@ -3,7 +3,6 @@
 import getpass
 from datetime import UTC, datetime
 from importlib.util import find_spec
-from pathlib import Path
 
 import msgspec
 
@@ -12,8 +11,8 @@ from rung.cli.printing import print_json, print_table
 from rung.domain.errors import ConfigurationError
 from rung.domain.names import check_version
 from rung.domain.releases import BUCKETS, Release, Segment
-from rung.settings.file import FILE, load_project
-from rung.settings.project import ModelSettings, ProjectSettings, ReleaseSection
+from rung.settings.file import project_here
+from rung.settings.project import ModelSettings, ReleaseSection
 from rung.store.blobs import open_store
 
 __all__ = ["How", "history", "list_releases", "promote", "release", "rollback"]
@@ -72,8 +71,7 @@ def release(repository: str, model: str, version: int | None, how: How, because:
 
 def _section(model: str) -> ReleaseSection:
     """What the project in this folder says about releases of this model."""
-    settings = load_project(Path()) if Path(FILE).exists() else ProjectSettings()
-    return settings.models.get(model, ModelSettings()).release
+    return project_here().models.get(model, ModelSettings()).release
 
 
 def _forecast(model: str, section: ReleaseSection, ladder: tuple[float, ...]) -> None:

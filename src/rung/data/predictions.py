@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from rung.catalog.releases import list_releases
 from rung.data.columns import KEYS, TABLES, Table, date_of, frame, gap_of, schema, table_of
 from rung.data.parts import Part, State, commit, current, empty, part_key, read_part, sweep, write_part
 from rung.domain.errors import NotFound
@@ -260,17 +259,13 @@ def _scan(
 def maintain(context: JobContext) -> dict[str, Any]:
     """The job that keeps the tables: convert, trim, join small files, delete old rows.
 
-    Arguments: `{"log": FOLDER, "store": URL, "repository": URL, "days": {MODEL: DAYS} | DAYS, "keep_seconds":
-    SECONDS}`; without `days` nothing is deleted. Segments stay while a rollout of the repository needs them. Give
-    the job a key, so that one runs at a time.
+    Arguments: `{"log": FOLDER, "store": URL, "days": {MODEL: DAYS} | DAYS, "keep_seconds": SECONDS}`; without `days`
+    nothing is deleted. Give it a key, so that one runs at a time.
     """
     arguments = context.arguments
     log, store = Path(arguments["log"]), open_store(arguments["store"])
-    keep = float(arguments.get("keep_seconds", _KEEP_SECONDS))
-    if arguments.get("repository"):
-        keep = max(keep, _needed(open_store(arguments["repository"]), clock.time()))
     done = convert(log, store, keep_going=lambda: not context.should_stop())
-    trimmed = trim(log, store, keep_seconds=keep)
+    trimmed = trim(log, store, keep_seconds=float(arguments.get("keep_seconds", _KEEP_SECONDS)))
     fewer = compact(log, store)
     days = arguments.get("days") or {}
     limits = days.items() if isinstance(days, dict) else [(None, days)]
@@ -282,10 +277,3 @@ def maintain(context: JobContext) -> dict[str, Any]:
         "parts_joined": fewer,
         "rows_expired": gone,
     }
-
-
-def _needed(repository: BlobStore, now: float) -> float:
-    """Age in seconds of the oldest rollout under way, and a while more: a controller judges by the log alone."""
-    began = [one.rollout.began for one in list_releases(repository) if one.rollout is not None]
-    oldest = min((datetime.fromisoformat(at).timestamp() for at in began), default=now)
-    return now - oldest + _KEEP_SECONDS

@@ -34,6 +34,10 @@ class Feed:
         self._unreleased = ""
         """Why the releases cannot be read."""
 
+    def look(self) -> tuple[list[AspiredVersion], list[Release]]:
+        """`read` and `releases` in one go, in this order: a source knows releases of what it has read. Blocks."""
+        return self.read(), self.releases()
+
     def read(self) -> list[AspiredVersion]:
         """The whole list of versions. Blocks. Raises what the source raises while it was never read."""
         try:

@@ -144,8 +144,7 @@ class Manager:
     async def _turn(self) -> None:
         """Observe, plan, act; one at a time, since a source is no place for two threads."""
         async with self._turning:
-            offered = await self._observe()
-            releases = {one.model: one for feed in self._feeds for one in await in_background(feed.releases)}
+            offered, releases = await self._observe()
         moved, self._releases = releases != self._releases, releases
         self._offered = {version.name for version in offered}
         aspired = [version for version in offered if version.name not in self._away]
@@ -172,12 +171,15 @@ class Manager:
         self._forget(set(offered))
         self._owed &= {version.name for version in aspired}
 
-    async def _observe(self) -> list[AspiredVersion]:
-        """What all sources want, each model from one of them."""
+    async def _observe(self) -> tuple[list[AspiredVersion], dict[str, Release]]:
+        """What all sources want, each model from one of them, and the release of each model that has one."""
         aspired: list[AspiredVersion] = []
+        releases: dict[str, Release] = {}
         owner: dict[str, Feed] = {}
         for feed in self._feeds:
-            for version in await in_background(feed.read):
+            versions, released = await in_background(feed.look)
+            releases |= {release.model: release for release in released}
+            for version in versions:
                 if owner.setdefault(version.name, feed) is not feed:
                     raise ConfigurationError(
                         f"two of the things to serve are called {version.name!r}: serve one of them under "
@@ -185,7 +187,7 @@ class Manager:
                     )
                 self._origin[version] = feed.source
                 aspired.append(version)
-        return aspired
+        return aspired, releases
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

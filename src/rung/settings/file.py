@@ -15,7 +15,7 @@ from rung.domain.names import check_name
 from rung.settings.project import ControlSettings, ProjectSection, ProjectSettings, WorkerSettings
 from rung.settings.replica import DoorSettings, overlay
 
-__all__ = ["FILE", "load_project", "parse", "read_project"]
+__all__ = ["FILE", "load_project", "parse", "project_here", "read_project"]
 
 FILE = "rung.toml"
 _CONTROL_KEY = "RUNG_CONTROL_KEY"
@@ -24,6 +24,11 @@ _Path = tuple[str, ...]
 _SECRET = frozenset({("control", "keys")})
 _KEY = re.compile(r"[!-~]{16,}", re.ASCII)
 """What a header can carry, and nobody guesses."""
+
+
+def project_here() -> ProjectSettings:
+    """The project in the working directory, or the defaults where there is none. Raises as `load_project` does."""
+    return load_project(Path()) if Path(FILE).exists() else ProjectSettings()
 
 
 def load_project(

@@ -1,5 +1,3 @@
-import os
-import time as clock
 from contextlib import suppress
 from types import SimpleNamespace
 
@@ -8,15 +6,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from rung.catalog import bundles, releases
 from rung.data import parts, predictions
 from rung.data.predictions import compact, convert, maintain, retain, scan, trim
 from rung.domain.errors import Conflict, NotFound
-from rung.domain.models import Manifest
 from rung.domain.packing import pack, unpack
 from rung.domain.records import ShedRecord
-from rung.domain.tensors import Signature
-from rung.store.blobs import DiskStore
 from rung.store.segments import exclusive, segment_files
 
 from .conftest import DAY, NOON, Project, feedback, prediction, shadow
@@ -273,27 +267,3 @@ def test_the_job_does_all_of_it(project):
     assert maintain(context)["rows_expired"] == 0  # of 2023: they went at once
     assert scan(project.store, None, "m").height == 0
     assert project.keys_of("log-state")
-
-
-def test_segments_stay_while_a_rollout_needs_them(project, tmp_path):
-    repository = DiskStore(tmp_path / "repository")
-    for number in (1, 2):
-        manifest = Manifest("m", 0, "onnx", Signature((), ()), artifact="a")
-        bundles.publish(repository, manifest, {"a": b"%d" % number})
-    releases.release(repository, "m", 1, by="test")
-    releases.rollout(repository, "m", 2, by="test")
-    project.write(prediction(1), close=True)
-    project.write(prediction(2), close=True)
-    files = segment_files(project.log)
-    # As if all of it were written, and read by nobody, since long before the rollout.
-    for file in files:
-        os.utime(file.path, (clock.time() - 600,) * 2)
-    arguments = {"log": str(project.log), "store": str(project.store.root), "repository": str(repository.root)}
-    context = SimpleNamespace(arguments=arguments | {"keep_seconds": 0}, should_stop=lambda: False)
-
-    assert maintain(context)["segments_deleted"] == 0
-    releases.rollback(repository, "m", by="test")
-    # Without a rollout the latest hour is still kept for one that begins now; what is older goes.
-    for file in files:
-        os.utime(file.path, (clock.time() - 4000,) * 2)
-    assert maintain(context)["segments_deleted"] == len(files) - 1

@@ -15,9 +15,9 @@ def _repository(given: str) -> str:
     """What was given, or the repository of the project in this folder, or the default."""
     if given or not Path(_PROJECT).exists():
         return given or _DEFAULT
-    from rung.settings.file import load_project
+    from rung.settings.file import project_here
 
-    return load_project(Path()).project.repository
+    return project_here().project.repository
 
 
 Repository = Annotated[

@@ -338,10 +338,11 @@ def stay(demo: Demo, server: Server, data: Dataset) -> None:
     """Leave the server to whoever sits at the terminal, until Ctrl-C."""
     example = demo.out / "example.png"
     example.write_bytes(data.select(HOME, "test")[0].image)
-    demo.console.print(f"\n[bold]The server stays up at {server.url} until Ctrl-C. Try:[/]")
     line = f"curl '{server.url}/predict/{NAME}?view=overlay' -H 'Content-Type: image/png'"
-    demo.say(f"{line} --data-binary @{_shown(example)} -o overlay.png")
+    # Whoever reads the first line may press Ctrl-C before the last one is written.
     with suppress(KeyboardInterrupt):
+        demo.console.print(f"\n[bold]The server stays up at {server.url} until Ctrl-C. Try:[/]")
+        demo.say(f"{line} --data-binary @{_shown(example)} -o overlay.png")
         server.wait()
     demo.console.print("\nThe server has ended.")
 

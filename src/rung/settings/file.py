@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import UnionType
 from typing import Any, get_args, get_origin
 
 import msgspec
@@ -138,6 +139,11 @@ def _struct(kind: type[Any], table: Any, path: _Path) -> Any:
 def _value(kind: Any, value: Any, path: _Path) -> Any:
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return _struct(kind, value, path)
+    if isinstance(value, dict) and get_origin(kind) is UnionType:
+        # A setting that has a short form as text and a long one as a table.
+        tables = [one for one in get_args(kind) if isinstance(one, type) and issubclass(one, msgspec.Struct)]
+        if len(tables) == 1:
+            return _struct(tables[0], value, path)
     if get_origin(kind) is dict and path == ("models",):
         if not isinstance(value, dict):
             raise _Slip(path, "`models` must have a section for each model: [models.NAME]")

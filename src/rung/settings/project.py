@@ -12,6 +12,7 @@ from rung.settings.replica import ServeSettings
 
 __all__ = [
     "ControlSettings",
+    "DataSection",
     "LogSection",
     "ModelSettings",
     "ProjectSection",
@@ -19,6 +20,7 @@ __all__ = [
     "ReleaseSection",
     "ReplicaCount",
     "RetrainSection",
+    "RunSection",
     "ServeSection",
     "WorkerSettings",
 ]
@@ -125,6 +127,68 @@ class RetrainSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Most runs in a time, such as `4/month`; empty: no limit."""
 
 
+class DataSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[models.NAME.data]`: what a model learns from. `data = "URL"` is short for its `source` alone."""
+
+    source: str = ""
+    """URL of the rows, such as `csv:rides.csv`, or `module:function` that yields them; see the page on data."""
+    label: str = ""
+    """Column that holds what is to be predicted."""
+    features: tuple[str, ...] = ()
+    """Columns that the model sees; empty: all that no other setting names."""
+    ignore: tuple[str, ...] = ()
+    """Columns that it must not see, such as those that are known only afterwards."""
+    time: str = ""
+    """Column by which rows are ordered: the latest ones are held out, so that no future is learned from."""
+    group: str = ""
+    """Column whose equal values stay together: all rows of a patient are held out, or none."""
+    key: tuple[str, ...] = ()
+    """Columns that tell rows apart; rows that agree in them are duplicates. Empty: all columns."""
+    split: str = ""
+    """Column that says `train`, `validation` or `test`; empty: rows are divided as the next two settings say."""
+    validation: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.15
+    """Share of the rows by which the best step is chosen."""
+    test: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.15
+    """Share of the rows that only `rung evaluate` looks at."""
+    slices: tuple[str, ...] = ()
+    """Columns by whose values scores are shown apart."""
+    stale: str = ""
+    """Age of the newest row above which data is too old to train on, such as `2d`; needs `time`."""
+
+
+class RunSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[models.NAME.run]`: how training runs."""
+
+    seed: _Count = 0
+    """Start of all random numbers."""
+    device: str = "auto"
+    """`auto` takes a GPU where there is one; else `cpu`, `cuda`, `cuda:1`."""
+    workers: _AtLeastOne = 1
+    """Processes that train one model together."""
+    threads: _Count = 0
+    """Threads of each process; 0: the cores there are, shared out."""
+    memory: str = ""
+    """Most memory of each process, such as `4GiB`; empty: no limit."""
+    cpu_seconds: _Count = 0
+    """Most processor time of each process; 0: no limit."""
+    checkpoint_seconds: Annotated[float, msgspec.Meta(ge=0)] = 30.0
+    """Least time between two checkpoints within an epoch."""
+    patience: _Count = 0
+    """Reports in a row without a better metric after which a run ends; 0: it runs to its end."""
+    skips: _Count = 10
+    """Steps in a row whose loss is not finite after which a run fails."""
+    restarts: _Count = 3
+    """Times that a run goes on from its checkpoint after one of its processes died."""
+    tolerance: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """Largest difference in a metric at which a rerun counts as the same; 0: the weights must be equal bit by bit."""
+    smoke: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.01
+    """Share of the rows that `--smoke` takes."""
+
+    def __post_init__(self) -> None:
+        if self.memory:
+            parse_size(self.memory)
+
+
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[models.NAME]`: one model of the project."""
 
@@ -132,13 +196,25 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`classification`, `segmentation` and so on: picks the output step."""
     train: str = ""
     """Function that trains it, as `module:function`."""
-    data: str = ""
-    """Function that gives its samples, as `module:function`."""
+    data: str | DataSection = ""
+    """What it learns from: a URL or `module:function`, or a table that says more."""
+    params: dict[str, Any] = {}
+    """What `train` finds in `ctx.params`; `rung train --set` changes them."""
+    labels: tuple[str, ...] = ()
+    """Names of the classes, in the order of the model's outputs."""
     metric: str = ""
-    """Name of the figure that says how good it is."""
+    """Name of the figure that says how good it is; empty: the usual one of the task."""
+    direction: Literal["", "maximize", "minimize"] = ""
+    """Which way the metric gets better; empty: `minimize` for losses and errors, `maximize` for all others."""
+    run: RunSection = RunSection()
     serve: ServeSection = ServeSection()
     release: ReleaseSection = ReleaseSection()
     retrain: RetrainSection = RetrainSection()
+
+    @property
+    def dataset(self) -> DataSection:
+        """`data` in its long form."""
+        return DataSection(source=self.data) if isinstance(self.data, str) else self.data
 
 
 class ControlSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

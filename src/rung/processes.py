@@ -16,7 +16,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
 import msgspec
@@ -222,7 +222,8 @@ class Child:
 
     In order: `spawn`, `receive` (the child's first message says that it is ready), any number of `call`s,
     `terminate`. When WorkerDied is raised, the process has been killed and reaped. Without `inherit`, `environment`
-    is its whole environment. What it prints goes to our stderr; errors before it is ready quote the end of that.
+    is its whole environment. What it prints goes to `output`, by default our stderr, from a thread; errors before it
+    is ready quote the end of that.
     """
 
     def __init__(
@@ -233,8 +234,10 @@ class Child:
         limits: Limits | None = None,
         environment: Mapping[str, str] | None = None,
         inherit: bool = True,
+        output: Callable[[bytes], object] | None = None,
     ) -> None:
         self._module = module
+        self._output = output or _to_stderr
         self._arguments = tuple(arguments)
         self._limits = limits or Limits()
         self._environment = {**(os.environ if inherit else {}), **(environment or {})}
@@ -250,6 +253,11 @@ class Child:
     def pid(self) -> int:
         """Process id, also the id of its process group; 0 before `spawn`."""
         return self._process.pid if self._process else 0
+
+    @property
+    def exited_well(self) -> bool:
+        """Whether it has ended by itself with exit code 0."""
+        return self._process is not None and self._process.returncode == 0
 
     @property
     def tail(self) -> str:
@@ -374,8 +382,7 @@ class Child:
         with pipe:
             while chunk := os.read(pipe.fileno(), 64 << 10):
                 self._tail = (self._tail + chunk)[-_TAIL:]
-                with contextlib.suppress(OSError):
-                    os.write(2, chunk)
+                self._output(chunk)
 
     @staticmethod
     def _clear_up(pid: int) -> None:
@@ -384,6 +391,11 @@ class Child:
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
             _signal(pid, signal.SIGKILL)
+
+
+def _to_stderr(chunk: bytes) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, chunk)
 
 
 def _signal(group: int, number: signal.Signals) -> None:

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -37,6 +37,7 @@ class Declared(TypedDict, total=False):
     lineage: Lineage
     metrics: dict[str, float]
     description: str
+    profile: str
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -80,13 +81,15 @@ def register(
     name: str,
     runtime: str = "",
     examples: Iterable[Tensors] | None = None,
+    beside: Mapping[str, Path] | None = None,
     **declared: Unpack[Declared],
 ) -> Manifest:
     """Publish an artifact as the next version of a model, after proving that it loads and answers.
 
     `runtime` is recognised from the artifact when empty. `examples` are the inputs of the golden
     examples; None makes up two from the signature, the same every time. A task without output steps gets
-    those of `rung.transforms.tasks` where they fit; the manifest says which.
+    those of `rung.transforms.tasks` where they fit; the manifest says which. `beside` are files that the bundle holds
+    for others to read, by their path in it.
 
     Raises:
         InvalidInput: the name or a declared value will not do, or an example does not fit the signature.
@@ -131,7 +134,7 @@ def register(
             lineage = msgspec.structs.replace(manifest.lineage, source=artifact.name)
             manifest = msgspec.structs.replace(manifest, lineage=lineage)
         Pipeline.build(manifest)
-        return bundles.publish(store, manifest, {**staged, _GOLDEN: pack_golden(answered)})
+        return bundles.publish(store, manifest, {**staged, **(beside or {}), _GOLDEN: pack_golden(answered)})
 
 
 def _stage(files: dict[str, Path], folder: Path) -> dict[str, Path]:

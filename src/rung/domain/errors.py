@@ -21,7 +21,9 @@
         ├── ConfigurationError  a setting, flag or project file
         ├── BundleError         a model version that may not be served, with the reason
         ├── MissingDependency   an optional extra that is not installed
-        └── StorageFull         no room on the disk; nothing was written
+        ├── StorageFull         no room on the disk; nothing was written
+        ├── InvalidData         data that may not be trained on
+        └── TrainingFailed      a run that ended without a model
 
 Messages are whole sentences for a person. Numbers of a protocol (HTTP, gRPC) are not known here:
 `rung.protocols.status` maps these classes to them.
@@ -35,6 +37,7 @@ __all__ = [
     "Conflict",
     "DeadlineExceeded",
     "Forbidden",
+    "InvalidData",
     "InvalidInput",
     "MissingDependency",
     "ModelError",
@@ -46,6 +49,7 @@ __all__ = [
     "RungError",
     "StorageFull",
     "TooLarge",
+    "TrainingFailed",
     "Unauthenticated",
     "Unsupported",
     "UnsupportedMedia",
@@ -161,3 +165,11 @@ class MissingDependency(OperatorError):
 
 class StorageFull(OperatorError):
     """The disk is full; nothing was written."""
+
+
+class InvalidData(OperatorError):
+    """The data may not be trained on: it is empty, unreadable, or not what it was."""
+
+
+class TrainingFailed(OperatorError):
+    """A run ended without a model; the registry is as it was."""

@@ -119,6 +119,8 @@ class Manifest(msgspec.Struct, frozen=True):
     files: dict[str, FileDigest] = {}
     lineage: Lineage = Lineage()
     metrics: dict[str, float] = {}
+    profile: str = ""
+    """File with the profile of the data that it was trained on, for checks; empty: there is none."""
     graph: Graph | None = None
     """The models behind this one, when it has no artifact of its own."""
     description: str = ""

@@ -19,7 +19,7 @@ from rung.plugins import TRANSFORMS, resolve
 from rung.transforms.rows import predictions_json, tensors_from_rows, tensors_from_text
 from rung.transforms.steps import row_wise
 
-__all__ = ["Pipeline", "Prepared", "raw_type"]
+__all__ = ["Pipeline", "Prepared", "digest_of", "raw_type"]
 
 _JSON = "application/json"
 _RAW = "application/octet-stream"
@@ -110,7 +110,7 @@ class Pipeline:
             after,
             renderers,
             _accepts(transforms, signature),
-            _digest(transforms),
+            digest_of(transforms),
             bulk_read,
             bulk_head,
             _example(transforms),
@@ -324,5 +324,6 @@ def _accepts(transforms: Transforms, signature: Signature) -> tuple[str, ...]:
     return ("rows", "tensors")
 
 
-def _digest(transforms: Transforms) -> str:
+def digest_of(transforms: Transforms) -> str:
+    """What tells steps apart: sha256 of their canonical form. The same in training, serving and scoring."""
     return hashlib.sha256(msgspec.json.encode(transforms, order="deterministic")).hexdigest()

@@ -1,0 +1,260 @@
+"""One run from its specification to a registered version: start the processes, record, restart, register."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from rung.catalog import models
+from rung.catalog.golden import unpack_golden
+from rung.domain.errors import BundleError, ConfigurationError, NotFound, RungError, TrainingFailed, WorkerDied
+from rung.domain.models import Lineage, Manifest, Transforms
+from rung.domain.runs import RunResult, RunSpec
+from rung.ports import BlobStore
+from rung.settings.cache import parse_size
+from rung.settings.project import ModelSettings, ProjectSettings
+from rung.store.blobs import open_store
+from rung.training import tracking
+from rung.training.child import Order
+from rung.training.crew import Crew, log_to
+from rung.training.events import Checkpointed, Event, Produced, Ready, Reported, Restarted, Started
+from rung.training.session import GOLDEN, MODEL_FOLDER, PROFILE
+from rung.training.weights import weights_digest
+
+__all__ = ["OUTPUT", "RESULT", "SPEC", "spec_of", "train_model"]
+
+SPEC, RESULT, OUTPUT = "spec.json", "result.json", "output.log"
+"""Files in the folder of a run: what was asked for, how it ended, what its processes printed."""
+
+
+def spec_of(name: str, model: ModelSettings, **changes: object) -> RunSpec:
+    """What the project's file asks for.
+
+    Raises:
+        ConfigurationError: it names no function that trains the model.
+    """
+    if not model.train:
+        raise ConfigurationError(
+            f'[models.{name}] does not say how it is trained: add train = "model:train" for the function train '
+            "in model.py"
+        )
+    run = model.run
+    spec = RunSpec(
+        model=name,
+        train=model.train,
+        params=model.params,
+        seed=run.seed,
+        device=run.device,
+        workers=run.workers,
+        threads=run.threads,
+        memory=parse_size(run.memory) if run.memory else 0,
+        cpu_seconds=run.cpu_seconds,
+    )
+    return msgspec.structs.replace(spec, **changes)
+
+
+def train_model(
+    project: ProjectSettings,
+    folder: Path,
+    spec: RunSpec,
+    *,
+    on_event: Callable[[Event], None] = lambda _event: None,
+    stop: Callable[[], bool] = lambda: False,
+    resume: str = "",
+    tags: dict[str, str] | None = None,
+) -> RunResult:
+    """Train a model of the project in `folder`, and register what came out.
+
+    `resume` names a run that was interrupted: it goes on from its last checkpoint, as it was specified then. `stop` is
+    asked now and then; when it says yes, the run saves a checkpoint and ends without a version.
+
+    Raises:
+        TrainingFailed, InvalidData, ConfigurationError, BundleError: why there is no new version; the run's record
+            says so as well, and the registry is as it was.
+    """
+    folder = folder.resolve()
+    tracked = tracking.resume(folder, resume) if resume else tracking.start(folder, spec.model, spec)
+    if resume:
+        spec = _spec_before(tracked.folder, tracked.name)
+    run = _Run(project, folder, spec, tracked, on_event)
+    if tags:
+        tracked.tags(tags)
+    on_event(Started(tracked.id, tracked.name))
+    try:
+        result = run.go(stop, resumed=bool(resume))
+    except BaseException as error:
+        reason = str(error) if isinstance(error, RungError) else type(error).__name__
+        tracked.finish("failed" if isinstance(error, RungError) else "killed", reason)
+        raise
+    _write(tracked.folder / RESULT, result)
+    tracked.finish(result.ended, result.reason)
+    return result
+
+
+def _spec_before(folder: Path, name: str) -> RunSpec:
+    try:
+        return msgspec.json.decode((folder / SPEC).read_bytes(), type=RunSpec)
+    except OSError:
+        raise NotFound(f"run {name} cannot go on: {folder / SPEC} is not there") from None
+
+
+class _Run:
+    """A run that is under way."""
+
+    def __init__(
+        self,
+        project: ProjectSettings,
+        folder: Path,
+        spec: RunSpec,
+        tracked: tracking.TrackedRun,
+        on_event: Callable[[Event], None],
+    ) -> None:
+        self._model = project.models[spec.model]
+        self._repository = open_store(_under(folder, project.project.repository))
+        self._folder, self._spec, self._tracked, self._on_event = folder, spec, tracked, on_event
+        self._produced: Produced | None = None
+        self._checkpoint = 0
+
+    def go(self, stop: Callable[[], bool], *, resumed: bool) -> RunResult:
+        """Train, going on from the last checkpoint when a process dies; then register."""
+        begun = time.monotonic()
+        _write(self._tracked.folder / SPEC, self._spec)
+        peak = restarts = 0
+        while True:
+            crew = Crew(self._order(resumed), log_to(self._tracked.folder / OUTPUT))
+            before = self._checkpoint
+            try:
+                crew.run(self._hear, stop)
+                break
+            except WorkerDied as error:
+                # Without a new checkpoint it would die at the same place again.
+                if restarts >= self._model.run.restarts or self._checkpoint == before:
+                    raise TrainingFailed(self._how_it_died(error)) from None
+                restarts, resumed = restarts + 1, True
+                self._say(Restarted(str(error)))
+            finally:
+                peak = max(peak, crew.peak_memory)
+        assert self._produced is not None
+        result = self._result(self._produced, peak, restarts)
+        if not self._produced.stopped:
+            result = self._finish(self._produced, result)
+        return msgspec.structs.replace(result, seconds=time.monotonic() - begun)
+
+    def _order(self, resumed: bool) -> Order:
+        return Order(
+            self._spec,
+            project=str(self._folder),
+            run=str(self._tracked.folder),
+            rendezvous=str(self._tracked.folder / "rendezvous"),
+            resumed=resumed,
+            baseline=_baseline(self._repository, self._spec.model),
+        )
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, Ready):
+            # From here on the run is about this data, whatever comes in later.
+            self._spec = msgspec.structs.replace(self._spec, dataset=event.dataset, threads=event.threads)
+            _write(self._tracked.folder / SPEC, self._spec)
+            self._tracked.tags({"rung.dataset": event.dataset, "rung.device": event.device})
+        elif isinstance(event, Reported):
+            self._tracked.log(event.metrics, event.step, time.time())
+        elif isinstance(event, Checkpointed):
+            self._checkpoint = event.step
+        elif isinstance(event, Produced):
+            self._produced = event
+        self._on_event(event)
+
+    def _say(self, event: Event) -> None:
+        self._tracked.tags({"rung.restarted": event.reason if isinstance(event, Restarted) else ""})
+        self._on_event(event)
+
+    def _how_it_died(self, error: WorkerDied) -> str:
+        if "SIGKILL" in str(error):
+            return f"{error}: the system's memory may have run out, or somebody ended it; rung train --resume goes on"
+        if "SIGXCPU" in str(error):
+            return f"training used up its {self._spec.cpu_seconds} seconds of processor time ([models.NAME.run])"
+        return f"training ended by itself: {error}; what it printed is in {self._tracked.folder / OUTPUT}"
+
+    def _result(self, produced: Produced, peak: int, restarts: int) -> RunResult:
+        saved = 1 - produced.last_step / produced.planned if produced.planned > produced.last_step else 0.0
+        return RunResult(
+            id=self._tracked.id,
+            name=self._tracked.name,
+            ended="stopped" if produced.stopped else "finished",
+            reason="somebody asked it to end" if produced.stopped else "",
+            metrics=produced.metrics,
+            best_step=produced.best_step,
+            last_step=produced.last_step,
+            saved=0.0 if produced.stopped else saved,
+            dataset=self._spec.dataset,
+            transforms=produced.transforms,
+            data_wait=produced.data_wait,
+            peak_memory=max(peak, produced.peak_memory),
+            skipped=produced.skipped,
+            restarts=restarts,
+        )
+
+    def _finish(self, produced: Produced, result: RunResult) -> RunResult:
+        artifact = Path(produced.artifact)
+        result = msgspec.structs.replace(result, weights=weights_digest(artifact))
+        if self._spec.register and not self._spec.smoke:
+            try:
+                manifest = self._register(artifact, produced)
+            except BundleError as error:
+                raise BundleError(f"what {self._tracked.name} trained cannot be served: {error}") from None
+            result = msgspec.structs.replace(result, version=manifest.version)
+            self._tracked.tags({"rung.version": str(manifest.version)})
+        self._tracked.tags({"rung.weights": result.weights, "rung.transforms": produced.transforms})
+        return result
+
+    def _register(self, artifact: Path, produced: Produced) -> Manifest:
+        place = self._tracked.folder / MODEL_FOLDER
+        golden = place / GOLDEN
+        declared = produced.declared
+        return models.register(
+            self._repository,
+            artifact,
+            name=self._spec.model,
+            examples=[inputs for inputs, _ in unpack_golden(golden.read_bytes())] if golden.exists() else None,
+            beside={PROFILE: place / PROFILE},
+            profile=PROFILE,
+            task=declared["task"],
+            labels=tuple(declared["labels"]),
+            transforms=msgspec.convert(declared["transforms"], Transforms),
+            description=declared["description"],
+            metrics=produced.metrics,
+            lineage=Lineage(
+                source=f"run {self._tracked.name}",
+                code=self._tracked.commit,
+                data={self._spec.model: self._spec.dataset},
+                extra={
+                    "run": self._tracked.id,
+                    "run_name": self._tracked.name,
+                    "transforms": produced.transforms,
+                    "seed": str(self._spec.seed),
+                },
+            ),
+        )
+
+
+def _baseline(store: BlobStore, name: str) -> bytes:
+    """The profile of the data of the newest version, for comparison; empty where there is none."""
+    try:
+        manifest = models.show(store, name)
+        if not manifest.profile:
+            return b""
+        return store.get(f"{name}/{manifest.version}/{manifest.profile}").data
+    except (NotFound, BundleError):
+        return b""
+
+
+def _under(folder: Path, place: str) -> str:
+    """A place of the project's file, as seen from anywhere."""
+    return place if "://" in place else str(folder / place)
+
+
+def _write(path: Path, value: object) -> None:
+    draft = path.with_name(f".{path.name}")
+    draft.write_bytes(msgspec.json.encode(value))
+    draft.replace(path)

@@ -38,7 +38,6 @@ _ALL = (
     Measure("rmse", "regression", "minimize", "root of the mean squared error", "label"),
     Measure("r2", "regression", "maximize", "share of the label's variance that is explained"),
     Measure("mape", "regression", "minimize", "mean size of the error as a share of the label"),
-    Measure("bias", "regression", "minimize", "mean of prediction less label; best at 0", "label"),
     Measure("iou", "segmentation", "maximize", "mean over pictures of overlap by union"),
     Measure("dice", "segmentation", "maximize", "mean over pictures of twice the overlap by both areas"),
     Measure("pixel_accuracy", "segmentation", "maximize", "mean over pictures of the share of right pixels"),
@@ -47,10 +46,10 @@ METRICS: dict[str, Measure] = {one.name: one for one in _ALL}
 """Name -> what `rung evaluate` knows of it. The first of a task is not its usual one; see `default_metric`."""
 
 _USUAL = {"classification": "accuracy", "regression": "rmse", "segmentation": "iou"}
-_LOW_IS_GOOD = frozenset(
-    "loss losses error errors err mae mse rmse mape smape rmsle nll perplexity brier deviance bias wer cer "
-    "distance regret latency seconds".split()
-)
+_LOW_IS_GOOD = {
+    *("loss", "losses", "error", "errors", "err", "mae", "mse", "rmse", "mape", "smape", "rmsle", "nll", "perplexity"),
+    *("brier", "deviance", "wer", "cer", "distance", "regret", "latency", "seconds"),
+}
 
 
 def measure(metric: str) -> Measure:

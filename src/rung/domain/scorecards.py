@@ -63,6 +63,11 @@ class SliceScore(msgspec.Struct, frozen=True):
     """Whether it is worse than the rest, over all slices together with a false-alarm rate of 5 % (Holm, 1979)."""
     note: str = ""
 
+    @property
+    def name(self) -> str:
+        """Column and value: `district = north`, `area > 100`."""
+        return f"{self.column} {self.value}" if self.value[:1] in ("<", ">") else f"{self.column} = {self.value}"
+
 
 class Bin(msgspec.Struct, frozen=True):
     """Rows that the model was about equally sure of."""

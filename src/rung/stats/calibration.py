@@ -73,8 +73,8 @@ def reliability(
     error = _error(distance, covariance, sizes / rows, level)
     by = " by group" if groups is not None else ""
     counts = {"rows": rows, "groups": count}
-    inside = [_share(right[places == one], groups, places == one, level) for one in range(len(sizes))]
-    return Reliability(Interval(*error, level, f"debiased square{by}", counts), means, inside)
+    shares = [_share(right[places == one], groups, places == one, level) for one in range(len(sizes))]
+    return Reliability(Interval(*error, level, f"debiased square{by}", counts), means, shares)
 
 
 def _covariance(residual: "Array", places: "Places", sizes: "Array", units: "Places | None") -> "Array":

@@ -84,12 +84,22 @@ def _slices(card: Scorecard) -> bytes:
         assert one.figure is not None
         colour = _RED if one.worse else _BLUE
         _bar(axis, place, one.figure, colour)
-        names.append(f"{one.column} = {one.value} ({one.rows:,})"[:60])
+        names.append(f"{one.name[:48]} ({one.rows:,})")
     _bar(axis, len(shown), head, _INK)
     axis.set_yticks(range(len(shown) + 1), [*names, f"all rows ({head.rows:,})"])
     axis.invert_yaxis()
+    _short(axis)
     axis.set_xlabel(f"{card.metric}, 95 % interval; red: worse than the rest", fontsize=8)
     return _png(canvas)
+
+
+def _short(axis: "Axes") -> None:
+    """Write large numbers as 50k and 1.2M."""
+    from matplotlib.ticker import EngFormatter
+
+    for side, ends in ((axis.xaxis, axis.get_xlim()), (axis.yaxis, axis.get_ylim())):
+        if max(map(abs, ends)) >= 10_000:
+            side.set_major_formatter(EngFormatter(sep=""))
 
 
 def _bar(axis: "Axes", place: float, figure: Figure, colour: str) -> None:
@@ -181,6 +191,7 @@ def _residuals(graded: Graded) -> bytes:
     spread.set_title("spread of the errors", fontsize=9, color=_INK)
     for axis in (both, along, spread):
         axis.locator_params(nbins=5)
+        _short(axis)
     return _png(canvas)
 
 

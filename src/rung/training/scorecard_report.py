@@ -169,7 +169,7 @@ def _row(one: Figure, name: str) -> list[str]:
 def _slices(card: Scorecard, pictures: dict[str, bytes]) -> list[str]:
     if not card.slices:
         return []
-    rows = [[escape(f"{one.column} = {one.value}"), f"{one.rows:,}", *_slice(one)] for one in card.slices]
+    rows = [[escape(one.name), f"{one.rows:,}", *_slice(one)] for one in card.slices]
     lines = [
         f"<h2>{escape(card.metric)} by slice</h2>",
         f"<p>{_ABOUT_SLICES}</p>",

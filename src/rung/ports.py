@@ -4,12 +4,13 @@ An implementation is a class with these methods and a row in `rung.plugins`; it 
 passes the conformance suite of its port in `rung.testing`. None of these knows a concrete engine.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
+from rung.domain.datasets import Quarantined
 from rung.domain.identity import Identity
 from rung.domain.models import AspiredVersion, Manifest, VersionStatus
 from rung.domain.predictions import Answer, Call, Payload, Request, Response, Statistics
@@ -29,7 +30,9 @@ __all__ = [
     "Fetched",
     "LoadOptions",
     "Model",
+    "Piece",
     "Predictor",
+    "RowSource",
     "Runtime",
     "Served",
     "Source",
@@ -171,6 +174,43 @@ class BlobStore(Protocol):
 
     def local(self, key: str, cache: Path) -> Path:
         """A path at which the bytes can be read: the file itself, or a copy under `cache`."""
+        ...
+
+
+class Piece(msgspec.Struct):
+    """Rows that a source gave at once."""
+
+    frame: Any
+    """A polars DataFrame; text columns may still be of any kind, see `rung.data.typing`."""
+    refused: Sequence[Quarantined] = ()
+    cursor: str = ""
+    """Where the next read begins, once these rows are kept."""
+
+
+class RowSource(Protocol):
+    """Rows from somewhere else: files, a database, a stream, a function.
+
+    Guarantees:
+        1. What is read from a cursor on, and nothing else, comes in a stated order; reading twice gives the same.
+        2. A row that cannot be read is refused with its place and the reason, and the others come.
+        3. When the source vanishes in between, it raises; it never just ends.
+    """
+
+    incremental: bool
+    """Whether `read` goes on from a cursor; otherwise it gives everything each time, and the cursor means nothing."""
+    typed: bool
+    """Whether columns come with their types; otherwise they are told from all values of a column."""
+
+    def read(self, cursor: str) -> Iterator[Piece]:
+        """Everything beyond `cursor` (all, where it is empty), in pieces that fit into memory.
+
+        Raises:
+            InvalidData: it is not there, cannot be read, or broke off; the message says where.
+        """
+        ...
+
+    def keep(self, cursor: str) -> None:
+        """What was read up to `cursor` has been kept for good: it need not be given again."""
         ...
 
 

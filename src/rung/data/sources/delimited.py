@@ -1,0 +1,110 @@
+"""Comma-separated values and their kin. Every value comes as text; types are told from all of a column at once."""
+
+import csv
+from collections.abc import Iterator
+
+from rung.data.sources import Address
+from rung.domain.datasets import Quarantined
+from rung.domain.errors import ConfigurationError, InvalidData
+from rung.ports import Piece
+
+__all__ = ["open_csv", "open_tsv", "read_rows"]
+
+_ROWS = 50_000
+_SHOWN = 200
+
+
+class _Delimited:
+    incremental = False
+    typed = False
+
+    def __init__(self, address: Address, separator: str) -> None:
+        address.allow("separator", "columns", "quote")
+        self._address = address
+        self._separator = address.options.get("separator", separator).replace("\\t", "\t").replace("tab", "\t")
+        if len(self._separator) != 1:
+            raise ConfigurationError(f"separator of {address.url!r} must be one character, or tab")
+        self._columns = [name for name in address.options.get("columns", "").split(",") if name]
+        self._quote = address.options.get("quote", '"')
+
+    def read(self, cursor: str) -> Iterator[Piece]:
+        """Every file, in the order of names."""
+        for path in self._address.files():
+            try:
+                with path.open(newline="", encoding="utf-8-sig", errors="strict") as file:
+                    yield from read_rows(file, str(path), self._separator, self._columns, self._quote)
+            except UnicodeDecodeError as error:
+                raise InvalidData(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+            except OSError as error:
+                raise InvalidData(f"{path} cannot be read: {error.strerror or error}") from None
+
+    def keep(self, cursor: str) -> None:
+        """Nothing to keep."""
+
+
+def read_rows(
+    lines: "Iterator[str] | object",
+    where: str,
+    separator: str = ",",
+    columns: list[str] | None = None,
+    quote: str = '"',
+) -> Iterator[Piece]:
+    """Rows of delimited text as pieces of text columns; an empty field is null.
+
+    Raises:
+        InvalidData: no header, or a column named twice.
+    """
+    import polars as pl
+
+    # Without a quote character a quotation mark is a letter like any other.
+    how = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
+    reader = csv.reader(lines, delimiter=separator, quotechar=quote or None, quoting=how)  # type: ignore[arg-type]
+    names = columns or next(reader, [])
+    if not names:
+        raise InvalidData(f"{where} is empty: a first line with the names of the columns is expected")
+    names = [name.strip() for name in names]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise InvalidData(f"{where} names the column {twice[0]!r} twice")
+    rows: list[list[str]] = []
+    refused: list[Quarantined] = []
+    number = 0 if columns else 1
+    while True:
+        number = max(number + 1, reader.line_num + 1)
+        try:
+            row = next(reader)
+        except StopIteration:
+            break
+        except csv.Error as error:
+            refused.append(Quarantined(where, number, str(error), ""))
+            continue
+        if not row:
+            continue
+        if len(row) != len(names):
+            reason = f"{len(row)} fields where the header has {len(names)}"
+            refused.append(Quarantined(where, number, reason, separator.join(row)[:_SHOWN]))
+            continue
+        rows.append(row)
+        if len(rows) >= _ROWS:
+            yield Piece(_frame(pl, rows, names), refused)
+            rows, refused = [], []
+    yield Piece(_frame(pl, rows, names), refused)
+
+
+def _frame(pl: object, rows: list[list[str]], names: list[str]) -> object:
+    from polars import DataFrame, Series, String
+
+    columns = zip(*rows, strict=True) if rows else [[] for _ in names]
+    return DataFrame(
+        [Series(name, [value or None for value in column], String) for name, column in zip(names, columns, strict=True)]
+    )
+
+
+def open_csv(address: Address) -> _Delimited:
+    """`csv:PATH?separator=;&columns=a,b&quote=`; with `columns` the files have no header."""
+    return _Delimited(address, ",")
+
+
+def open_tsv(address: Address) -> _Delimited:
+    """`tsv:PATH`."""
+    return _Delimited(address, "\t")

@@ -1,0 +1,73 @@
+"""JSON lines: an object a line."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import orjson
+
+from rung.data.sources import Address
+from rung.domain.datasets import Quarantined
+from rung.domain.errors import InvalidData
+from rung.ports import Piece
+
+__all__ = ["open_jsonl", "read_lines"]
+
+_ROWS = 20_000
+_SHOWN = 200
+
+
+class _Lines:
+    incremental = False
+    typed = True
+
+    def __init__(self, address: Address) -> None:
+        address.allow()
+        self._address = address
+
+    def read(self, cursor: str) -> Iterator[Piece]:
+        """Every file, in the order of names."""
+        for path in self._address.files():
+            try:
+                with path.open("rb") as file:
+                    yield from read_lines(file, str(path))
+            except OSError as error:
+                raise InvalidData(f"{path} cannot be read: {error.strerror or error}") from None
+
+    def keep(self, cursor: str) -> None:
+        """Nothing to keep."""
+
+
+def read_lines(lines: Iterable[bytes], where: str) -> Iterator[Piece]:
+    """Rows of JSON lines; a line that is no object is refused."""
+    rows: list[dict[str, Any]] = []
+    refused: list[Quarantined] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            refused.append(Quarantined(where, number, f"no JSON: {error}", line[:_SHOWN].decode(errors="replace")))
+            continue
+        if not isinstance(row, dict):
+            refused.append(Quarantined(where, number, "no object", line[:_SHOWN].decode(errors="replace")))
+            continue
+        rows.append(row)
+        if len(rows) >= _ROWS:
+            yield _piece(rows, refused, where)
+            rows, refused = [], []
+    yield _piece(rows, refused, where)
+
+
+def _piece(rows: list[dict[str, Any]], refused: list[Quarantined], where: str) -> Piece:
+    import polars as pl
+
+    try:
+        return Piece(pl.DataFrame(rows, infer_schema_length=None, strict=False), refused)
+    except pl.exceptions.PolarsError as error:
+        raise InvalidData(f"the rows of {where} do not fit together: {error}") from None
+
+
+def open_jsonl(address: Address) -> _Lines:
+    """`jsonl:PATH`."""
+    return _Lines(address)

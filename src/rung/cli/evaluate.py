@@ -18,7 +18,8 @@ from rung.training.scorecard_report import figure_text, number, write
 
 __all__ = ["Wanted", "run", "show"]
 
-_OUTCOMES = {"pass": "green", "fail": "red", "inconclusive": "yellow", "better": "green", "worse": "red"}
+_WIDE = 200
+_COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "better": "green", "worse": "red"}
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -64,51 +65,16 @@ def show(card: Scorecard) -> None:
     from rich.markup import escape
 
     # Into a pipe, lines are not broken: whoever reads them there has no window.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-
-    def table(*columns: str, title: str = "") -> Any:
-        from rich.table import Table
-
-        made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title=title or None, title_justify="left")
-        for place, column in enumerate(columns):
-            made.add_column(column, justify="right" if place and column not in ("", "finding") else "left")
-        return made
-
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
     head = card.headline
     counted = f"{head.rows:,} rows" + (f", {head.groups:,} groups of {card.group}" if card.group else "")
     better = "higher" if card.direction == "maximize" else "lower"
     console.print(f"{card.model} version {card.version}: {card.task} of {escape(card.held_out or counted)}")
-    console.print(f"[bold]{card.metric} {figure_text(head)}[/] ({counted}; {better} is better)\n")
-    figures = table("metric", "value", "95 % interval", "rows", "groups")
-    for one in card.figures:
-        if not one.of:
-            ends = f"{number(one.low, one.unit)} to {number(one.high, one.unit)}"
-            figures.add_row(one.name, number(one.value, one.unit), ends, f"{one.rows:,}", f"{one.groups:,}")
-    console.print(figures)
-    if card.slices:
-        slices = table("slice", "rows", card.metric, "less the rest", "")
-        for part in card.slices:
-            said = "[red]worse[/]" if part.worse else f"[dim]{escape(part.note)}[/]"
-            value = figure_text(part.figure) if part.figure else "-"
-            apart = figure_text(part.difference) if part.difference else "-"
-            slices.add_row(escape(part.name), f"{part.rows:,}", escape(value), escape(apart), said)
-        console.print()
-        console.print(slices)
-    if card.comparison is not None:
-        compared = table(f"against version {card.comparison.version}", "this", "other", "difference", "")
-        for change in card.comparison.differences:
-            ends = f"{change.figure.value:+.4g} [{change.figure.low:+.4g}, {change.figure.high:+.4g}]"
-            said = f"[{_OUTCOMES[change.standing]}]{change.standing}[/]"
-            compared.add_row(change.figure.name, number(change.value), number(change.other), escape(ends), said)
-        console.print()
-        console.print(compared)
-    if card.checks:
-        checks = table("check", "", "finding")
-        for check in card.checks:
-            checks.add_row(check.rule, f"[{_OUTCOMES[check.outcome]}]{check.outcome}[/]", escape(check.why))
-        console.print()
-        console.print(checks)
-    console.print()
+    console.print(f"[bold]{card.metric} {escape(figure_text(head))}[/] ({counted}; {better} is better)\n")
+    for table in (_figures(card), _slices(card), _comparison(card), _checks(card)):
+        if table is not None:
+            console.print(table)
+            console.print()
     for timed in card.latency:
         rest = f"p99 {figure_text(timed.p99)}" if timed.p99 else "p99 unknown: too few calls"
         rows = f"{timed.rows} row{'s' if timed.rows > 1 else ''}"
@@ -116,3 +82,60 @@ def show(card: Scorecard) -> None:
     console.print(f"artifact: {card.size:,} bytes")
     for note in (*card.refusals, *card.notes):
         console.print(f"note: {escape(note)}")
+
+
+def _table(*columns: str) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if place and column not in ("", "finding") else "left")
+    return table
+
+
+def _figures(card: Scorecard) -> Any:
+    table = _table("metric", "value", "95 % interval", "rows", "groups")
+    for one in card.figures:
+        if not one.of:
+            ends = f"{number(one.low, one.unit)} to {number(one.high, one.unit)}"
+            table.add_row(one.name, number(one.value, one.unit), ends, f"{one.rows:,}", f"{one.groups:,}")
+    return table
+
+
+def _slices(card: Scorecard) -> Any:
+    from rich.markup import escape
+
+    if not card.slices:
+        return None
+    table = _table("slice", "rows", card.metric, "less the rest", "")
+    for one in card.slices:
+        said = "[red]worse[/]" if one.worse else f"[dim]{escape(one.note)}[/]"
+        value = figure_text(one.figure) if one.figure else "-"
+        apart = figure_text(one.difference) if one.difference else "-"
+        table.add_row(escape(one.name), f"{one.rows:,}", escape(value), escape(apart), said)
+    return table
+
+
+def _comparison(card: Scorecard) -> Any:
+    from rich.markup import escape
+
+    found = card.comparison
+    if found is None:
+        return None
+    table = _table(f"against version {found.version}", "this", "other", "difference", "")
+    for one in found.differences:
+        ends = f"{one.figure.value:+.4g} [{one.figure.low:+.4g}, {one.figure.high:+.4g}]"
+        said = f"[{_COLOURS[one.standing]}]{one.standing}[/]"
+        table.add_row(one.figure.name, number(one.value), number(one.other), escape(ends), said)
+    return table
+
+
+def _checks(card: Scorecard) -> Any:
+    from rich.markup import escape
+
+    if not card.checks:
+        return None
+    table = _table("check", "", "finding")
+    for one in card.checks:
+        table.add_row(escape(one.rule), f"[{_COLOURS[one.outcome]}]{one.outcome}[/]", escape(one.why))
+    return table

@@ -103,7 +103,9 @@ class Answerer:
 
         accepts, features = self._pipeline.accepts, features_of(frame, section)
         if "image" in accepts:
-            return (_only([name for name in features if frame.schema.get(name) == pl.Binary], "picture", "bytes"),)
+            pictures = [name for name in features if frame.schema.get(name) == pl.Binary]
+            filled = [name for name in pictures if frame[name].null_count() < frame.height]
+            return (_only(filled, "picture", "bytes"),)
         if "text" in accepts:
             return (_only([name for name in features if frame.schema.get(name) == pl.String], "text", "text"),)
         names = self._names() or features

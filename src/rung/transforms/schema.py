@@ -23,6 +23,18 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whether null stands for a value that is not known: NaN among numbers, empty text among texts."""
     default: str | int | float | bool | None = None
     """Stands in for null and for a column that a row does not have."""
+    mean: float | None = None
+    """Taken from each number of a matrix before it is divided by `deviation`; both are frozen when they are fitted."""
+    deviation: float | None = None
+    one_hot: bool = False
+    """Whether a category of a matrix takes a column for each value, 1 where it is that one."""
+    unknown: Literal["refuse", "absent"] = "refuse"
+    """What a new category is: an error, or a value that is not known (NaN; with `one_hot` all zeros)."""
+
+    @property
+    def width(self) -> int:
+        """Columns that it takes in a matrix."""
+        return len(self.categories) if self.one_hot else 1
 
 
 def check_column(column: Column, output: str) -> None:
@@ -35,6 +47,13 @@ def check_column(column: Column, output: str) -> None:
         raise ConfigurationError(f"{where} must have categories if it is a category, and only then")
     if len(set(column.categories)) != len(column.categories) or len(set(map(type, column.categories))) > 1:
         raise ConfigurationError(f"{where} lists a category twice, or both texts and integers")
+    if column.deviation is not None and not column.deviation > 0:
+        raise ConfigurationError(f"{where} has a deviation of {column.deviation}; it must be above 0")
+    scaled = column.mean is not None or column.deviation is not None
+    if (scaled and not (numeric and output == "matrix")) or (column.one_hot and column.type != "category"):
+        raise ConfigurationError(f"{where} is scaled or one-hot, which only numbers and categories of a matrix are")
+    if (column.one_hot or column.unknown != "refuse") and output != "matrix":
+        raise ConfigurationError(f"{where} is one-hot or knows absent categories, which only a matrix has")
     if column.type == "text" and output == "matrix":
         raise ConfigurationError(f"{where} is text, which a matrix of numbers cannot hold: use output columns")
 

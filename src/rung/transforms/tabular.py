@@ -33,6 +33,7 @@ class Table:
         self._columns = columns
         self._refuse_extra = refuse_extra
         self._names = frozenset(column.name for column in columns)
+        self._width = sum(column.width for column in columns)
 
     @classmethod
     def of(cls, columns: Sequence[Mapping[str, Any]], output: str = "matrix", extra: str = "refuse") -> "Table":
@@ -66,16 +67,21 @@ class Table:
     def matrix(self, rows: Any, dtype: np.dtype[Any] = DATATYPES["FP32"]) -> Array:
         """Turn rows into one matrix [rows, columns], in the order of the columns.
 
-        `rows` is a list of objects, or an object with a list for each column.
+        `rows` is a list of objects, or an object with a list or an array for each column.
 
         Raises:
             InvalidInput: naming the row, the column and the reason.
         """
         read, count = self._read(rows)
-        result = np.empty((count, len(self._columns)), dtype)
-        for index, column in enumerate(self._columns):
+        result = np.empty((count, self._width), dtype)
+        index = 0
+        for column in self._columns:
             array = self._array(column, read[column.name], single=count == 1, coded=True)
-            result[:, index] = _cast(array, dtype, column, single=count == 1)
+            if column.one_hot:
+                result[:, index : index + column.width] = array[:, None] == np.arange(column.width)
+            else:
+                result[:, index] = _cast(_scaled(column, array), dtype, column, single=count == 1)
+            index += column.width
         return result
 
     def tensors(self, rows: Any, specs: Mapping[str, TensorSpec] | None = None) -> dict[str, Array]:
@@ -114,13 +120,13 @@ class Table:
                 + ", ".join(f"{one.name} ({one.datatype} {list(one.shape)})" for one in signature.inputs)
                 + ': use "output": "columns" for one tensor per column'
             )
-        if spec.shape[1] not in (-1, len(self._columns)):
+        if spec.shape[1] not in (-1, self._width):
             raise ConfigurationError(
-                f"tabular.columns has {len(self._columns)} columns, and the model's input {spec.name!r} takes "
+                f"tabular.columns has {self._width} columns, and the model's input {spec.name!r} takes "
                 f"{spec.shape[1]}"
             )
         names = tuple(column.name for column in self._columns)
-        if spec.columns and spec.columns != names:
+        if spec.columns and self._width == len(names) and spec.columns != names:
             raise ConfigurationError(
                 f"the model was trained on the columns {', '.join(spec.columns)}, and tabular.columns has "
                 f"{', '.join(names)}: list the same ones in the same order"
@@ -133,7 +139,7 @@ class Table:
         """A row that fits."""
         return {column.name: example_of(column) for column in self._columns}
 
-    def _read(self, rows: Any) -> tuple[dict[str, list[Any]], int]:
+    def _read(self, rows: Any) -> tuple[dict[str, Any], int]:
         """Values by column, absent ones filled with defaults, and how many rows there are."""
         if isinstance(rows, Mapping) and any(isinstance(value, list | np.ndarray) for value in rows.values()):
             return self._read_columns(rows)
@@ -158,13 +164,15 @@ class Table:
                     raise _refused(name, position, self._unknown(), single=len(rows) == 1)
         return read, len(rows)
 
-    def _read_columns(self, given: Mapping[str, Any]) -> tuple[dict[str, list[Any]], int]:
-        read: dict[str, list[Any]] = {}
+    def _read_columns(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+        read: dict[str, Any] = {}
         for name, values in given.items():
             if name in self._names:
                 if not isinstance(values, list | np.ndarray):
                     raise InvalidInput(f"column {name!r}: a list of values is expected", field=name)
-                read[name] = values.tolist() if isinstance(values, np.ndarray) else values
+                # Arrays of numbers stay arrays: training turns a million rows into numbers by the same code.
+                numbers = isinstance(values, list) or values.dtype.kind in "iuf"
+                read[name] = values if numbers else values.tolist()  # type: ignore[union-attr]
             elif self._refuse_extra:
                 raise InvalidInput(f"column {name!r}: {self._unknown()}", field=name)
         count = max(map(len, read.values()), default=0)
@@ -183,8 +191,12 @@ class Table:
     def _unknown(self) -> str:
         return f"there is no such column; the model takes {', '.join(column.name for column in self._columns)}"
 
-    def _array(self, column: Column, values: list[Any], *, single: bool, coded: bool = False) -> Array:
+    def _array(self, column: Column, values: Any, *, single: bool, coded: bool = False) -> Array:
         """The values of one column, checked: float64, int64, bool, or bytes objects."""
+        if isinstance(values, np.ndarray):
+            if column.type in ("number", "integer"):
+                return _bounded(column, _filled(column, values, single=single), single=single)
+            values = values.tolist()
         values, absent = _fill(column, values, single=single)
         kinds = set(map(type, values))
         if not kinds <= {*_TYPES[column.type]}:
@@ -223,6 +235,8 @@ def _fill(column: Column, values: list[Any], *, single: bool) -> tuple[list[Any]
 def _categories(column: Column, values: list[Any], absent: set[int], *, single: bool, coded: bool) -> Array:
     places: dict[Any, int] = {category: place for place, category in enumerate(column.categories)}
     codes = [places.get(value, -1) for value in values]
+    if column.unknown == "absent":
+        absent = absent | {position for position, code in enumerate(codes) if code < 0}
     if -1 in codes and not {position for position, code in enumerate(codes) if code < 0} <= absent:
         position = next(index for index, code in enumerate(codes) if code < 0 and index not in absent)
         known = ", ".join(map(str, column.categories[:_SHOWN])) + (", ..." if len(column.categories) > _SHOWN else "")
@@ -248,6 +262,26 @@ def _texts(column: Column, values: list[str], *, single: bool) -> Array:
     return result
 
 
+def _filled(column: Column, values: Array, *, single: bool) -> Array:
+    """An array of numbers as float64 or int64, with NaN replaced by the default."""
+    if values.dtype.kind in "iu":
+        return values.astype(np.int64 if column.type == "integer" else np.float64)
+    absent = np.isnan(values)
+    array = values.astype(np.float64)
+    if absent.any():
+        if column.default is not None:
+            array[absent] = column.default
+        elif not column.nullable:
+            raise _refused(column.name, int(absent.argmax()), "null is not allowed", single=single)
+    return array
+
+
+def _scaled(column: Column, array: Array) -> Array:
+    if column.mean is not None:
+        array = array - column.mean
+    return array if column.deviation is None else array / column.deviation
+
+
 def _numbers(column: Column, values: list[Any], kinds: set[type], absent: set[int], *, single: bool) -> Array:
     exact = column.type == "integer" and kinds == {int}
     try:
@@ -256,19 +290,23 @@ def _numbers(column: Column, values: list[Any], kinds: set[type], absent: set[in
         limit = 2**63 if exact else 10**308
         position = next(index for index, value in enumerate(values) if abs(value) >= limit)
         raise _refused(column.name, position, "the number is too large", single=single) from None
+    return _bounded(column, array, single=single)
+
+
+def _bounded(column: Column, array: Array, *, single: bool) -> Array:
     for bound, beyond, words in (
         (column.min, np.less, "is under the minimum"),
         (column.max, np.greater, "is over the maximum"),
     ):
         if bound is not None and (wrong := beyond(array, bound)).any():
             position = int(wrong.argmax())
-            raise _refused(column.name, position, f"{values[position]} {words} {bound:g}", single=single)
-    if column.type == "integer" and not exact:
+            raise _refused(column.name, position, f"{array[position].item()} {words} {bound:g}", single=single)
+    if column.type == "integer" and array.dtype.kind == "f":
         with np.errstate(invalid="ignore"):
             wrong = (array != np.floor(array)) & ~np.isnan(array)
         if wrong.any():
             position = int(wrong.argmax())
-            raise _refused(column.name, position, f"{values[position]} is no integer", single=single)
+            raise _refused(column.name, position, f"{array[position].item()} is no integer", single=single)
     if column.type == "number" and np.isinf(array).any():
         raise _refused(column.name, int(np.isinf(array).argmax()), "infinity is not allowed", single=single)
     return array
@@ -343,7 +381,10 @@ def columns(
         context: not used.
         columns: in the model's order. Each has a `name`; a `type` of `number` (the default), `integer`, `boolean`,
             `category` and, with output columns, `text`; if wanted `min`, `max`, `categories` (texts or integers),
-            `nullable` (null becomes NaN, or empty text) and `default` (stands in for null and for an absent column).
+            `nullable` (null becomes NaN, or empty text) and `default` (stands in for null and for an absent column);
+            in a matrix also `mean` and `deviation` (a number is scaled by them), `one_hot` (a category takes a column
+            for each value) and `unknown` (`refuse` a new category, or take it as `absent`). `rung.transforms.fitting`
+            finds all of them in data.
         output: `matrix` for one tensor of numbers in the order of the columns, in which a category is its place in
             `categories` and a boolean 0 or 1; `columns` for a tensor of its own for each, under its name.
         extra: whether to `refuse` or `ignore` columns that are not listed.

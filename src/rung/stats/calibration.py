@@ -67,9 +67,14 @@ def reliability(
     sizes = np.bincount(places).astype(np.float64)
     means = np.bincount(places, weights=confidence) / sizes
     distance = np.bincount(places, weights=right - confidence) / sizes
-    covariance = _covariance(
-        right - confidence - distance[places], places, sizes, units if groups is not None else None
-    )
+    residual = right - confidence - distance[places]
+    covariance = _covariance(residual, places, sizes, units if groups is not None else None)
+    share = np.bincount(places, weights=right) / sizes
+    inside = np.array([len(np.unique(units[places == one])) for one in range(len(sizes))])
+    # Where all of a bin were right, or none, nothing is seen of the variance: one more of each kind stands in for it.
+    settled = np.flatnonzero((share == 0) | (share == 1))
+    certain = (inside + 1) / (inside + 2) ** 2 / inside
+    covariance[settled, settled] = np.maximum(covariance[settled, settled], certain[settled])
     error = _error(distance, covariance, sizes / rows, level)
     by = " by group" if groups is not None else ""
     counts = {"rows": rows, "groups": count}

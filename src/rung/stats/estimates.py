@@ -12,6 +12,7 @@ Graubard, 1998): it stays within 0 and 1, and does not shrink to a point where a
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Estimate", "average", "holm", "interval", "mean", "paired", "part_against_rest"]
 
-Kind = Literal["share", "size", "free"]
-"""`share`: within 0 and 1. `size`: at least 0. `free`: any number."""
+Kind = Literal["share", "size", "gap", "free"]
+"""`share`: within 0 and 1. `size`: at least 0. `gap`: at most 1, such as R2. `free`: any number."""
 
 
 class Estimate(msgspec.Struct):
@@ -95,10 +96,13 @@ def interval(estimate: Estimate, groups: "Groups | None" = None, *, level: float
     quantile = _t(level, max(scarce - 1, 1))
     if estimate.kind == "share":
         return Interval(value, *_wilson(value, error, scarce, quantile), level, f"Wilson{by}", counts)
-    if estimate.kind == "size" and value > 0:
+    size = 1 - value if estimate.kind == "gap" else value
+    if estimate.kind != "free" and size > 0:
         # Errors have a long tail upward; on a logarithmic scale the mean is nearer to normal, and stays above 0.
-        factor = math.exp(quantile * error / value)
-        return Interval(value, value / factor, value * factor, level, f"t of the logarithm{by}", counts)
+        factor = math.exp(quantile * error / size)
+        low, high = size / factor, size * factor
+        low, high = (1 - high, 1 - low) if estimate.kind == "gap" else (low, high)
+        return Interval(value, low, high, level, f"t of the logarithm{by}", counts)
     radius = quantile * error
     return Interval(value, value - radius, value + radius, level, f"t{by}", counts)
 
@@ -254,6 +258,7 @@ def _apart(differences: "Array") -> int | None:
     return int(np.abs(rounded).sum()) if np.allclose(differences, rounded, atol=1e-9) else None
 
 
+@lru_cache(256)
 def _t(level: float, freedom: int) -> float:
     from scipy.stats import t
 

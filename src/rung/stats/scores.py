@@ -129,7 +129,7 @@ def regression(predicted: "Array", truth: "Array") -> Iterator[Estimate]:
     total = float((deviation * deviation).mean())
     if total > 0:
         ratio = float((error * error).mean()) / total
-        yield Estimate("r2", 1 - ratio, -(error * error - ratio * deviation * deviation) / total, "free")
+        yield Estimate("r2", 1 - ratio, -(error * error - ratio * deviation * deviation) / total, "gap")
     size = np.abs(truth)
     if size.min() > 1e-3 * size.mean():
         yield mean("mape", np.abs(error) / size)

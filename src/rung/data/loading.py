@@ -23,6 +23,7 @@ class Batches:
 
     An epoch's order is a function of seed and epoch alone. With several processes each batch of `size` rows is shared
     out: process `rank` gets its rows `rank::world`, so that all of them together see what one would have seen.
+    A process for which the last batch has no row gets its first one, with `share` 0.
 
     Attributes:
         waited: seconds for which whoever iterates stood still.
@@ -52,6 +53,13 @@ class Batches:
         whole, rest = divmod(self._frame.height, self._size)
         return whole + (rest > 0 and not self._drop_last)
 
+    def share(self, place: int) -> float:
+        """What the mean over this process's rows of batch `place` counts, such that the mean over all processes is the
+        mean over all rows: 1 where each has as many.
+        """
+        rows = min(self._size, self._frame.height - place * self._size)
+        return len(range(self._rank, rows, self._world)) * self._world / rows
+
     def order(self, epoch: int) -> Array:
         """Row numbers in the order of an epoch, INT64."""
         rows = self._frame.height
@@ -71,7 +79,11 @@ class Batches:
         def fill() -> None:
             try:
                 for place in range(start, len(self)):
-                    rows = order[place * self._size : (place + 1) * self._size][self._rank :: self._world]
+                    batch = order[place * self._size : (place + 1) * self._size]
+                    rows = batch[self._rank :: self._world]
+                    if not len(rows):
+                        # All processes have to take each step together.
+                        rows = batch[:1]
                     if not _put(waiting, (self._made(rows, number), None), ended):
                         return
                 _put(waiting, (_STOP, None), ended)

@@ -159,10 +159,11 @@ class Context:
                 )
             torch_steps.undump(thing, self._found.files[name])
         self._torch.restore(self._extra.get("scaler", {}))
-        if "random" in self._found.files:
-            torch_steps.restore_random(self._found.files["random"])
-            np.random.set_state(_numpy_state(self._extra["numpy"]))
-            random.setstate(_python_state(self._extra["python"]))
+        if f"random-{self.rank}" in self._found.files:
+            torch_steps.restore_random(self._found.files[f"random-{self.rank}"])
+            draws = self._extra["draws"][self.rank]
+            np.random.set_state(_numpy_state(draws["numpy"]))
+            random.setstate(_python_state(draws["python"]))
 
     def checkpoint(self) -> bool:
         """Write down where it stands. Call it after a step, not between its halves.
@@ -232,6 +233,9 @@ class Context:
         Raises:
             TrainingFailed: that happened too often in a row ([models.NAME.run] skips).
         """
+        if self.world > 1:
+            # Of a batch that does not divide evenly, one process has more rows than another.
+            loss = loss * self.data.share
         done: bool = self._precision().step(loss, optimizer, clip, self.world > 1)
         if done:
             self._bad_in_a_row = 0
@@ -335,20 +339,25 @@ class Context:
         return self._torch
 
     def _save(self, name: str) -> bool:
-        if self.rank:
-            return True
         files: dict[str, bytes] = {}
         extra: dict[str, Any] = {}
         if self._tracked:
             from rung.training import torch_steps
 
-            files = {key: torch_steps.dump(thing) for key, thing in self._tracked.items()}
-            files["random"] = torch_steps.random_state()
-            extra = {
-                "scaler": self._torch.state(),
-                "numpy": _plain(np.random.get_state()),
-                "python": random.getstate(),
-            }
+            drawn = msgspec.json.encode({"numpy": _plain(np.random.get_state()), "python": random.getstate()})
+            states, draws = [torch_steps.random_state()], [drawn]
+            if self.world > 1:
+                from rung.training.distributed import gather
+
+                # Each process draws its own numbers, and goes on with them.
+                states, draws = gather(states[0]), gather(drawn)
+            if self.rank:
+                return True
+            files = {f"random-{rank}": state for rank, state in enumerate(states)}
+            files |= {key: torch_steps.dump(thing) for key, thing in self._tracked.items()}
+            extra = {"scaler": self._torch.state(), "draws": [msgspec.json.decode(one) for one in draws]}
+        if self.rank:
+            return True
         state = {
             "step": self.steps,
             "epoch": self.epoch,

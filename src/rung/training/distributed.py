@@ -1,77 +1,137 @@
-"""Several processes that train one model: each has its share of every batch, gradients are averaged before each step.
+"""Several processes that train one model: each sees its share of every batch, and all take the same step.
 
-torch's own collectives carry it: gloo between processes on CPUs, NCCL between GPUs. Processes meet in a file of the
-run's folder, so no port has to be free and no host has to be named; a cluster gives another address.
+The gradients are averaged by torch's DistributedDataParallel: over gloo between CPUs, over NCCL between GPUs. A process
+that dies is noticed by whoever started them, who ends all and lets them go on from the checkpoint.
+Imported only where there is more than one process.
 """
 
 import os
+import zlib
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed, nn
+import torch.distributed as dist
+from torch import nn
 
-from rung.domain.errors import TrainingFailed
+from rung.domain.errors import ConfigurationError, TrainingFailed
 
-__all__ = ["any_of", "barrier", "join", "leave", "mean_of", "wrap"]
+__all__ = ["any_of", "barrier", "device_of", "gather", "join", "leave", "mean_of", "wrap"]
 
-_WAIT = timedelta(minutes=5)
-"""For the slowest of them; a process that died is noticed by its parent long before."""
+_PATIENCE = timedelta(minutes=30)
+"""How long one waits for the slowest: reading data and measuring take their time."""
 
 
-def join(rank: int, world: int, rendezvous: str, *, device: str = "cpu") -> None:
-    """Meet the others. `rendezvous` is a file that does not exist yet, the same for all.
+def device_of(device: str, rank: int) -> str:
+    """The device of one process: a GPU of its own.
+
+    Raises:
+        ConfigurationError: there are more processes than GPUs.
+    """
+    if device.partition(":")[0] != "cuda":
+        return device
+    count = torch.cuda.device_count()
+    if rank >= count:
+        raise ConfigurationError(
+            f"{rank + 1} processes need as many GPUs, and there are {count}: lower workers, or train on the CPU "
+            "by --device cpu"
+        )
+    return f"cuda:{rank}"
+
+
+def join(rank: int, world: int, rendezvous: str, device: str = "cpu") -> None:
+    """Meet the others; returns when all `world` are there.
+
+    Args:
+        rank: number of this process, from 0.
+        world: how many there are.
+        rendezvous: path of a file that nobody has used before, in a folder that all of them see.
+        device: what this process computes on.
 
     Raises:
         TrainingFailed: the others did not come.
     """
-    # Found by the host's name, gloo would take an address on which nobody listens.
+    # Found by the host's name, gloo would take an address on which nobody may listen.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    backend = "nccl" if device.startswith("cuda") else "gloo"
+    gpu = device.startswith("cuda")
+    if gpu:
+        torch.cuda.set_device(device)
     try:
-        distributed.init_process_group(
-            backend, init_method=Path(rendezvous).resolve().as_uri(), rank=rank, world_size=world, timeout=_WAIT
+        dist.init_process_group(
+            # Flags and metrics travel between CPUs, whatever computes.
+            "cpu:gloo,cuda:nccl" if gpu else "gloo",
+            init_method=Path(rendezvous).resolve().as_uri(),
+            rank=rank,
+            world_size=world,
+            timeout=_PATIENCE,
         )
     except (RuntimeError, ValueError) as error:
         raise TrainingFailed(f"process {rank} of {world} did not meet the others: {error}") from None
 
 
 def leave() -> None:
-    """Part. Twice is no error."""
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
+    """Part from the others. Twice is no error."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def wrap(module: nn.Module) -> nn.Module:
-    """The module with gradients averaged over all processes, and equal weights at the start.
+    """The module as one with those of the others: it begins with the weights of the first process, and the gradients
+    are the mean over all processes.
 
-    Every process has to have the same number of rows in a batch for the mean of means to be the mean; `Feed.batches`
-    sees to that.
+    Random numbers differ from here on, so that each process drops other units.
     """
-    device = next(module.parameters()).device
-    ids = [device.index] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(module, device_ids=ids)
-
-
-def mean_of(values: Mapping[str, float]) -> dict[str, float]:
-    """The mean of each value over all processes; all get the same."""
-    names = sorted(values)
-    tensor = torch.tensor([values[name] for name in names], dtype=torch.float64)
-    distributed.all_reduce(tensor)
-    means = (tensor / distributed.get_world_size()).tolist()
-    return dict(zip(names, means, strict=True))
-
-
-def any_of(value: bool) -> bool:
-    """Whether it is true in one of the processes at least; all get the same."""
-    flag = torch.tensor(float(value))
-    distributed.all_reduce(flag, distributed.ReduceOp.MAX)
-    return bool(flag)
+    if not any(value.requires_grad for value in module.parameters()):
+        return module
+    made = nn.parallel.DistributedDataParallel(module)
+    torch.manual_seed(torch.initial_seed() + dist.get_rank())
+    return made
 
 
 def barrier() -> None:
     """Wait until all are here."""
-    flag: Any = torch.zeros(1)
-    distributed.all_reduce(flag)
+    any_of(False)
+
+
+def any_of(flag: bool) -> bool:
+    """Whether one of them says yes. All have to ask."""
+    return bool(_all(torch.tensor(float(flag)), dist.ReduceOp.MAX))
+
+
+def mean_of(values: Mapping[str, float]) -> dict[str, float]:
+    """Mean of each metric over the processes; all of them report the same ones.
+
+    Raises:
+        TrainingFailed: they report different ones.
+    """
+    names = sorted(values)
+    mine = float(zlib.crc32("\n".join(names).encode()))
+    # Other names in another process would add up what does not belong together.
+    bounds = _all(torch.tensor([mine, -mine], dtype=torch.float64), dist.ReduceOp.MAX)
+    if bounds[0] != -bounds[1]:
+        raise TrainingFailed(
+            f"the processes report different metrics; process {dist.get_rank()} reports {', '.join(names) or 'none'}: "
+            "call ctx.report in all of them with the same names"
+        )
+    total = _all(torch.tensor([values[name] for name in names], dtype=torch.float64), dist.ReduceOp.SUM)
+    return dict(zip(names, (total / dist.get_world_size()).tolist(), strict=True))
+
+
+def gather(content: bytes) -> list[bytes]:
+    """What each process gives, in the order of their numbers, in all of them."""
+    world = dist.get_world_size()
+    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(world)]
+    dist.all_gather(sizes, torch.tensor([len(content)]))
+    longest = max(int(size) for size in sizes)
+    mine = torch.zeros(longest, dtype=torch.uint8)
+    mine[: len(content)] = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else mine[:0]
+    parts = [torch.empty_like(mine) for _ in range(world)]
+    dist.all_gather(parts, mine)
+    return [part[: int(size)].numpy().tobytes() for part, size in zip(parts, sizes, strict=True)]
+
+
+def _all(values: torch.Tensor, how: Any) -> torch.Tensor:
+    dist.all_reduce(values, how)
+    return values

@@ -40,6 +40,7 @@ class Feed:
         features: names of the columns that the model sees.
         labels: names of the classes, in the order of the numbers that `arrays` gives; empty for numbers.
         columns: the fitted `tabular.columns` step, once `arrays` has been asked.
+        share: what the loss on the batch in hand counts, where several processes have different numbers of its rows.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Feed:
         named = {section.label, section.time, section.group, section.split, *section.ignore}
         self.features = section.features or tuple(name for name in version.columns if name not in named)
         self.labels = labels
+        self.share = 1.0
         self.columns: Step | None = None
         self._run: _Owner | None = None
         self._made: dict[str, Batches] = {}
@@ -149,6 +151,7 @@ class Feed:
         for place, batch in enumerate(made.epoch(run.epoch, start=start), start + 1):
             # Counted before it is handed out: a checkpoint within the loop stands behind the step on this batch.
             self._places[name] = place
+            self.share = made.share(place - 1)
             yield batch
             if run.halt():
                 return
@@ -156,6 +159,7 @@ class Feed:
     def turn(self) -> None:
         """An epoch is over."""
         self._places.clear()
+        self.share = 1.0
 
     def state(self) -> dict[str, int]:
         """How many batches of the running epoch are done, for a checkpoint."""

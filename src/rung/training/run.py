@@ -1,5 +1,6 @@
 """One run from its specification to a registered version: start the processes, record, restart, register."""
 
+import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -146,7 +147,8 @@ class _Run:
             self._spec,
             project=str(self._folder),
             run=str(self._tracked.folder),
-            rendezvous=str(self._tracked.folder / "rendezvous"),
+            # Another for each start: what a killed process left in the last one would be taken for company.
+            rendezvous=str(self._tracked.folder / f"rendezvous-{secrets.token_hex(4)}"),
             resumed=resumed,
             baseline=_baseline(self._repository, self._spec.model),
         )

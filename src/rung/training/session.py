@@ -11,6 +11,7 @@ import msgspec
 from rung.domain.datasets import DatasetVersion, Split
 from rung.domain.errors import InvalidData
 from rung.domain.metrics import default_metric, direction
+from rung.domain.runs import RunSpec
 from rung.settings.file import load_project
 from rung.settings.project import DataSection, ModelSettings
 from rung.store.blobs import open_store
@@ -64,7 +65,7 @@ class Session:
             return
         from rung.training.distributed import join, leave
 
-        join(self._order.rank, spec.workers, self._order.rendezvous)
+        join(self._order.rank, spec.workers, self._order.rendezvous, self.context.device)
         try:
             yield
         finally:
@@ -140,7 +141,7 @@ def prepare(
         watch_of(model),
         Checkpoints(Path(order.run, "checkpoints")),
         folder=Path(order.run, "work"),
-        device=_device(spec.device, function),
+        device=_device(spec, order.rank),
         tell=tell,
         asked_to_stop=asked,
         rank=order.rank,
@@ -199,15 +200,21 @@ def _some(part: "pl.DataFrame", share: float, *, ordered: bool) -> "pl.DataFrame
     return part.head(count) if ordered else part.sample(count, seed=0)
 
 
-def _device(wanted: str, function: Callable[[Any], Any]) -> str:
+def _device(spec: RunSpec, rank: int) -> str:
     import sys
 
+    wanted = spec.device
     # A run without torch has no use for a device, and must not load torch to hear so.
     if "torch" not in sys.modules:
         return "cpu" if wanted == "auto" else wanted
     from rung.training.torch_steps import pick_device
 
-    return pick_device(wanted)
+    picked = pick_device(wanted)
+    if spec.workers == 1:
+        return picked
+    from rung.training.distributed import device_of
+
+    return device_of(picked, rank)
 
 
 def _keep_golden(folder: Path, golden: Any) -> None:

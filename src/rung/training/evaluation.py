@@ -104,7 +104,7 @@ def examine(
             )
     with opened(store, name, version, task=task, threads=threads) as answerer:
         graded = grade(answerer, frame, section.label, answerer.answer(frame, section))
-        timed = latency.measure(answerer, frame, section)
+        timed = latency.measure(answerer, frame[graded.rows.tolist()], section)
     measured = measure(holdout.metric or default_metric(answerer.task))
     groups = groups_of(frame, graded.rows, section.group)
     if len(graded.rows if groups is None else np.unique(groups)) < 2:

@@ -22,7 +22,8 @@ _ROWS, _PICTURES = 32, 8
 def measure(answerer: Answerer, frame: "pl.DataFrame", section: DataSection) -> tuple[Latency, ...]:
     """Time calls of one row and of a batch, after warming up, with rows of the table in turn.
 
-    Each takes 1.5 s or 400 calls, whichever comes first. Rows that the version refuses are passed over.
+    Each takes 1.5 s or 400 calls, whichever comes first. A call that the version refuses is passed over: give rows that
+    it has answered.
     """
     columns = answerer.columns(frame, section)
     most = min(_PICTURES if answerer.pictures else _ROWS, answerer.largest, frame.height)

@@ -1,6 +1,6 @@
-"""The main job: find images, train, export, register, serve, ask, measure.
+"""The main job: find images, train and register by `rung train`, serve, ask, measure.
 
-    python examples/nuclei/demo.py [--data DIR] [--out DIR] [--port 0] [--quick | --steps N] [--exit]
+    python examples/nuclei/demo.py [--data DIR] [--out DIR] [--port 0] [--quick | --epochs N] [--exit]
 
 On a terminal the server stays up until Ctrl-C; otherwise, and with --exit, the demo ends by itself.
 It exits with 0 when the mean IoU on the fluorescence test images is at least 0.75 and the served answers
@@ -8,13 +8,13 @@ equal those of onnxruntime, with 1 otherwise.
 """
 
 import argparse
-import hashlib
 import io
 import json
 import os
 import platform
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 import numpy as np  # noqa: E402
-from dataset import DataError, Dataset, Sample, find  # noqa: E402
+from dataset import BESIDE_THE_REPOSITORY, DataError, Dataset, Sample, find  # noqa: E402
 from PIL import Image  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.markup import escape  # noqa: E402
@@ -36,7 +36,7 @@ from service import Load, Server, ServiceError, infer, load, predict  # noqa: E4
 from sheet import Panel, draw, spread  # noqa: E402
 
 from rung.domain.errors import RungError  # noqa: E402
-from rung.domain.models import Lineage, Manifest  # noqa: E402
+from rung.domain.models import Manifest  # noqa: E402
 from rung.domain.predictions import Payload  # noqa: E402
 
 __all__ = ["main"]
@@ -48,8 +48,9 @@ HOME, AWAY = "fluo_256", "stained_256x320"
 KINDS = {HOME: "fluorescence", AWAY: "stained tissue"}
 GOAL = 0.75
 """Mean IoU to reach on the fluorescence test images."""
-STEPS = 480
+EPOCHS = 27
 """Of training; with fewer the goal is not judged."""
+REPOSITORY = ".rung/repository"
 CONNECTIONS = 8
 OVERLAY = "image/vnd.rung.overlay+png"
 
@@ -61,7 +62,7 @@ class Demo:
         self.options = options
         self.console = console
         self.out: Path = options.out
-        self.steps: int = options.steps or (120 if options.quick else STEPS)
+        self.epochs: int = options.epochs or (7 if options.quick else EPOCHS)
         self.seconds: dict[str, float] = {}
         self.problems: list[str] = []
 
@@ -113,75 +114,36 @@ def find_images(demo: Demo) -> Dataset:
     return data
 
 
-def train_network(demo: Demo, data: Dataset) -> Any:
-    """Step 2: train on the fluorescence images alone."""
-    import model
-    import torch
-
-    torch.set_num_threads(min(8, len(os.sched_getaffinity(0))))
-    chosen, validation = data.select(HOME, "train"), data.select(HOME, "val")
-    if not chosen or not validation or not data.select(HOME, "test"):
-        raise DataError(f"there are no {HOME} images for training, validation and test in {data.where}")
-    steps = demo.steps
-    demo.say(f"a U-Net on {len(chosen)} {HOME} images, {steps} steps of 8 crops, {torch.get_num_threads()} threads")
-    busy = time.process_time()
-    with demo.bar(TextColumn("loss {task.fields[loss]:.3f}  val IoU {task.fields[iou]:.3f}")) as bar:
-        task = bar.add_task("train", total=steps, loss=float("nan"), iou=float("nan"))
-
-        def report(progress: model.Progress) -> None:
-            bar.update(task, completed=progress.step, loss=progress.loss, iou=progress.iou)
-            if bar.disable and progress.step % max(1, steps // 8) == 0:
-                demo.say(f"step {progress.step:4d}  loss {progress.loss:.3f}  val IoU {progress.iou:.3f}")
-
-        network = model.train(chosen, validation, steps=steps, report=report)
-    demo.say(f"{time.process_time() - busy:.0f} seconds of processor time")
-    return network
+def make_project(demo: Demo) -> Path:
+    """Copy the project into the folder of the results, where its `.rung` lies then."""
+    project = demo.out / "project"
+    project.mkdir(exist_ok=True)
+    for name in ("model.py", "dataset.py", "checksums.csv", "rung.toml"):
+        shutil.copyfile(HERE / name, project / name)
+    return project
 
 
-def export_network(demo: Demo, network: Any, data: Dataset) -> Path:
-    """Step 3: one ONNX file that answers as torch does."""
-    import model
-    import onnxruntime
-    import torch
-
-    path = model.export(network, demo.out / "nuclei.onnx")
-    images = model.prepare(data.select(HOME, "val")[:4])
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (exported,) = session.run(None, {"image": images})
-    with torch.inference_mode():
-        trained = network(torch.from_numpy(images)).numpy()
-    difference = float(np.abs(exported - trained).max())
-    demo.say(f"{path.name}, {path.stat().st_size / 1e6:.1f} MB, differs from torch by at most {difference:.1e}")
-    if difference > 1e-3:
-        demo.problems.append(f"the exported model differs from torch by {difference:.1e}, more than 0.001")
-    return path
-
-
-def register_version(demo: Demo, network: Any, path: Path, data: Dataset) -> Manifest:
-    """Step 4: the file becomes a version, with its steps, labels, golden examples and metrics."""
-    import model
-
-    from rung.catalog.models import register
+def train(demo: Demo, project: Path, data: Dataset) -> Manifest:
+    """Step 2: `rung train`, as one would type it. It trains in a process of its own, and registers what came out."""
+    from rung.catalog.models import show
     from rung.store.blobs import open_store
 
-    validation = data.select(HOME, "val")
-    seen = hashlib.sha256(b"".join(hashlib.sha256(s.image).digest() for s in data.select(HOME, "train")))
-    manifest = register(
-        open_store(str(demo.out / "repository")),
-        path,
-        name=NAME,
-        examples=[{"image": model.prepare([sample])} for sample in validation[:3]],
-        task="segmentation",
-        labels=model.LABELS,
-        transforms=model.TRANSFORMS,
-        metrics={"val_iou": float(np.mean(model.evaluate(network, validation)))},
-        lineage=Lineage(source="examples/nuclei", data={HOME: seen.hexdigest()}, extra={"images": data.kind}),
-        description="Nuclei in fluorescence microscopy, a small U-Net",
-    )
-    golden = manifest.golden.count if manifest.golden else 0
-    demo.say(f"{NAME} version {manifest.version}, {golden} golden examples, val IoU {manifest.metrics['val_iou']:.3f}")
-    demo.say(f"in {_shown(demo.out / 'repository')}")
-    return manifest
+    if not all(data.select(HOME, split) for split in ("train", "val", "test")):
+        raise DataError(f"there are no {HOME} images for training, validation and test in {data.where}")
+    command = ["rung", "train", NAME, "--set", f"epochs={demo.epochs}"]
+    demo.say("$ " + " ".join(command))
+    done = subprocess.run([sys.executable, "-m", *command], cwd=project, env=_with_data(demo, data), check=False)
+    if done.returncode:
+        raise ServiceError("rung train failed; its lines above say why")
+    return show(open_store(str(project / REPOSITORY)), NAME)
+
+
+def _with_data(demo: Demo, data: Dataset) -> dict[str, str]:
+    """The environment in which the project finds the images that were found here."""
+    if data.kind != "folder":
+        return dict(os.environ)
+    folder = demo.options.data or os.environ.get("RUNG_DATA") or BESIDE_THE_REPOSITORY
+    return {**os.environ, "RUNG_DATA": str(Path(folder).expanduser().resolve())}
 
 
 def compare(demo: Demo, url: str, path: Path, chosen: Sequence[Sample]) -> int:
@@ -213,7 +175,7 @@ def ask(demo: Demo, url: str, path: Path, data: Dataset) -> tuple[dict[str, list
     images = [sample.image for sample in home]
     # Connections, threads and caches are warm before the clock starts.
     load(url, NAME, images, rounds=1)
-    measured = load(url, NAME, images, rounds=15 if demo.steps >= STEPS else 2)
+    measured = load(url, NAME, images, rounds=15 if demo.epochs >= EPOCHS else 2)
     demo.say(f"{CONNECTIONS} connections: {len(measured.latencies)} requests in {measured.wall:.1f} s")
     masks = {HOME: measured.masks, AWAY: predict(url, NAME, [sample.image for sample in away])}
     scores = {
@@ -306,16 +268,14 @@ def run(demo: Demo) -> None:
     demo.out.mkdir(parents=True, exist_ok=True)
     with demo.step("data", "Find the images"):
         data = find_images(demo)
-    with demo.step("train", "Train"):
-        network = train_network(demo, data)
-    with demo.step("export", "Export to ONNX"):
-        path = export_network(demo, network, data)
-    with demo.step("register", "Register"):
-        manifest = register_version(demo, network, path, data)
-    server = Server(demo.out / "repository", port=demo.options.port, log=demo.out / "server.log")
+    project = make_project(demo)
+    with demo.step("train", "Train and register"):
+        manifest = train(demo, project, data)
+        path = project / REPOSITORY / NAME / str(manifest.version) / manifest.artifact
+    server = Server(project / REPOSITORY, port=demo.options.port, log=demo.out / "server.log")
     with ExitStack() as open_now:
         with demo.step("serve", "Serve"):
-            demo.say(f"rung serve {_shown(demo.out / 'repository')} --port {demo.options.port}")
+            demo.say(f"rung serve {_shown(project / REPOSITORY)} --port {demo.options.port}")
             open_now.enter_context(server)
             demo.say(f"answers at {server.url}")
         with demo.step("ask", "Send the test images over HTTP"):
@@ -324,7 +284,7 @@ def run(demo: Demo) -> None:
             show(demo, scores, measured)
             picture = write(demo, server.url, data, scores)
         mean = float(np.mean(scores[HOME]))
-        if mean < GOAL and demo.steps >= STEPS:
+        if mean < GOAL and demo.epochs >= EPOCHS:
             demo.problems.append(f"the mean IoU is {mean:.3f}, {GOAL} was to be reached")
         demo.say(f"picture  {_shown(picture)}")
         demo.say(f"figures  {_shown(record(demo, manifest, data, scores, measured))}")
@@ -367,13 +327,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="folder with manifest.csv, images/ and masks/")
     parser.add_argument("--out", type=Path, default=HERE / "out", help="folder for the repository and the results")
     parser.add_argument("--port", type=int, default=0, help="port of the server; 0 lets the kernel choose")
-    parser.add_argument("--quick", action="store_true", help="train for a quarter of the steps; the IoU is not judged")
-    parser.add_argument("--steps", type=int, help=f"steps of training; below {STEPS} the IoU is not judged")
+    parser.add_argument("--quick", action="store_true", help="train for a quarter of the epochs; the IoU is not judged")
+    parser.add_argument("--epochs", type=int, help=f"epochs of training; below {EPOCHS} the IoU is not judged")
     parser.add_argument("--exit", action="store_true", help="end when done, also on a terminal")
     width = shutil.get_terminal_size((100, 24)).columns
     demo = Demo(parser.parse_args(arguments), Console(width=max(80, width), highlight=False))
-    # Threads that wait asleep: where others use the cores, spinning ones make training three times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # So that the server ends with the demo, whichever way that is asked to end.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)

@@ -1,20 +1,17 @@
 """A small U-Net for nuclei: the plain functions that a user of rung writes.
 
-`samples` says what to learn from, `train` learns it, `evaluate` measures it, `export` writes the file that
-is served. `TRANSFORMS` are the steps of the bundle. Training reads its images through the very same steps as
-serving, so the two cannot drift apart.
+`rows` says what to learn from, `train` learns it. `TRANSFORMS` are the steps of the bundle. Training reads its images
+through the very same steps as serving, so the two cannot drift apart.
 """
 
+import io
 import itertools
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from dataset import Sample, find
+from dataset import find
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -22,22 +19,10 @@ from torch.nn import functional as F  # noqa: N812
 from rung.domain.models import Step, Transforms
 from rung.domain.predictions import Payload
 from rung.domain.tensors import Signature, TensorSpec
+from rung.training import Context, Trained
 from rung.transforms.pipeline import Pipeline
 
-__all__ = [
-    "LABELS",
-    "SIGNATURE",
-    "TRANSFORMS",
-    "Progress",
-    "UNet",
-    "evaluate",
-    "export",
-    "iou",
-    "pipeline",
-    "prepare",
-    "samples",
-    "train",
-]
+__all__ = ["LABELS", "SIGNATURE", "TRANSFORMS", "UNet", "evaluate", "iou", "pipeline", "prepare", "rows", "train"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -62,19 +47,8 @@ WIDTHS = (16, 32, 64, 96)
 BATCH = 8
 
 
-class Progress(NamedTuple):
-    """What `train` reports after each step."""
-
-    step: int
-    steps: int
-    loss: float
-    """Mean of the latest 25 steps: binary cross-entropy plus 1 - Dice."""
-    iou: float
-    """On the validation images; nan before the first measurement."""
-
-
 class UNet(nn.Module):
-    """Images in, probability of nucleus out.
+    """Images in, probability of nucleus out; while it trains, log-odds.
 
     FP32 [N, 3, H, W] in 0..1 with H and W multiples of 16 becomes FP32 [N, 1, H, W] in 0..1.
     The first layer folds 2 x 2 pixels into channels and the last unfolds them, so that no convolution runs
@@ -95,8 +69,8 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(widths[0], 4, 1)
         self.unfold = nn.PixelShuffle(2)
 
-    def logits(self, images: Tensor) -> Tensor:
-        """Return the log-odds of nucleus, FP32 [N, 1, H, W]."""
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the probability of nucleus, FP32 [N, 1, H, W], or its log-odds while training."""
         x = self.stem(self.fold(self.standardize(images)))
         skips = []
         for down in self.down:
@@ -105,11 +79,8 @@ class UNet(nn.Module):
         for reduce, up in zip(reversed(self.reduce), reversed(self.up), strict=True):
             x = F.interpolate(reduce(x), scale_factor=2.0, mode="nearest")
             x = up(torch.cat((x, skips.pop()), dim=1))
-        return self.unfold(self.head(x))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the probability of nucleus, FP32 [N, 1, H, W]."""
-        return torch.sigmoid(self.logits(images))
+        logits = self.unfold(self.head(x))
+        return logits if self.training else torch.sigmoid(logits)
 
 
 def _block(fan_in: int, fan_out: int, stride: int = 1) -> nn.Sequential:
@@ -117,13 +88,20 @@ def _block(fan_in: int, fan_out: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(convolution, nn.GroupNorm(8, fan_out), nn.ReLU(inplace=True))
 
 
-def samples(root: str | Path | None = None, domain: str = "fluo_256", split: str = "train") -> list[Sample]:
-    """Return the pictures of one kind of microscopy and one split, with their masks.
-
-    Raises:
-        DataError: `root` does not hold the images.
-    """
-    return find(root).select(domain, split)
+def rows(*domains: str) -> Iterator[dict[str, Any]]:
+    """Yield the pictures of some kinds of microscopy, by default fluorescence, with their masks as PNG."""
+    for domain in domains or ("fluo_256",):
+        for split, name in (("train", "train"), ("val", "validation"), ("test", "test")):
+            for sample in find().select(domain, split):
+                mask = io.BytesIO()
+                Image.fromarray(sample.mask * np.uint8(255)).save(mask, "PNG")
+                yield {
+                    "id": sample.id,
+                    "domain": sample.domain,
+                    "split": name,
+                    "image": sample.image,
+                    "mask": mask.getvalue(),
+                }
 
 
 def pipeline() -> Pipeline:
@@ -131,10 +109,10 @@ def pipeline() -> Pipeline:
     return Pipeline.of(TRANSFORMS, SIGNATURE, LABELS)
 
 
-def prepare(chosen: Sequence[Sample]) -> Array:
-    """Put the pictures through the bundle's input steps: FP32 [N, 3, 256, 256]."""
+def prepare(images: Sequence[bytes]) -> Array:
+    """Put encoded pictures through the bundle's input steps: FP32 [N, 3, 256, 256]."""
     steps = pipeline()
-    return np.concatenate([steps.prepare(Payload("image", sample.image)).inputs["image"] for sample in chosen])
+    return np.concatenate([steps.prepare(Payload("image", image)).inputs["image"] for image in images])
 
 
 def iou(mask: Array, truth: Array) -> float:
@@ -144,74 +122,65 @@ def iou(mask: Array, truth: Array) -> float:
     return np.count_nonzero(one & two) / union if union else 1.0
 
 
-def train(
-    chosen: Sequence[Sample],
-    validation: Sequence[Sample],
-    *,
-    steps: int = 480,
-    rate: float = 5e-3,
-    seed: int = 0,
-    report: Callable[[Progress], None] = lambda _progress: None,
-) -> UNet:
-    """Train a network from scratch.
+def train(ctx: Context) -> Trained:
+    """Train a network from scratch. The same data, seed and number of threads give the same weights."""
+    part = ctx.data.frame("train")
+    images = torch.from_numpy(prepare(part["image"].to_list()))
+    masks = torch.from_numpy(np.stack([_shrink(_mask(mask)) for mask in part["mask"]]))[:, None]
+    network = ctx.wrap(UNet().to(memory_format=torch.channels_last))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=ctx.params.rate, weight_decay=1e-2)
+    epochs = ctx.params.epochs
+    steps = epochs * (len(images) // BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, ctx.params.rate, total_steps=steps, pct_start=0.2)
+    ctx.track(network=network, optimizer=optimizer, schedule=schedule)
 
-    The same samples, seed and number of threads give the same weights.
+    def crops(_batch: Any, *, epoch: int, indices: Array) -> tuple[Tensor, Tensor]:
+        # From seed, epoch and place alone: the same crops after an interruption.
+        return _crops(images, masks, indices, np.random.default_rng((ctx.seed, epoch, *indices)))
 
-    Args:
-        chosen: what to learn from.
-        validation: what to measure the IoU on, eight times along the way.
-        steps: batches of 8 crops.
-        rate: peak of the one-cycle schedule.
-        seed: of the weights, crops and turns.
-        report: called after each step.
-    """
-    torch.manual_seed(seed)
-    network = UNet().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.2)
-    losses: list[float] = []
-    measured = float("nan")
-    for step, (images, masks) in enumerate(_batches(chosen, steps, seed), 1):
-        loss = _loss(network.logits(images), masks)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
-        if step % max(1, steps // 8) == 0 and validation:
-            measured = float(np.mean(evaluate(network, validation)))
-        report(Progress(step, steps, float(np.mean(losses[-25:])), measured))
-    return network.eval()
+    for epoch in ctx.epochs(epochs):
+        losses = []
+        for pictures, truth in ctx.data.batches("train", BATCH, columns=("id",), transform=crops, drop_last=True):
+            loss = _loss(network, pictures, truth)
+            losses.append(loss.item())
+            if ctx.step(loss, optimizer):
+                schedule.step()
+        # Measuring costs as much as several epochs of training.
+        if epoch % 3 == 2 or epoch == epochs - 1:
+            ctx.report(loss=float(np.mean(losses)), val_iou=float(np.mean(evaluate(network, ctx.data.frame("validation")))))
+    return Trained(
+        network,
+        transforms=TRANSFORMS,
+        labels=LABELS,
+        example={"image": images[:2].numpy()},
+        outputs=("probability",),
+        golden=[{"image": images[number : number + 1].numpy()} for number in range(3)],
+        description="Nuclei in fluorescence microscopy, a small U-Net",
+    )
 
 
-def _loss(logits: Tensor, masks: Tensor) -> Tensor:
+def _loss(network: nn.Module, pictures: Tensor, masks: Tensor) -> Tensor:
     """Cross-entropy counts pixels, Dice counts overlap: a picture with few nuclei weighs as much as a full one."""
+    logits = network(pictures)
     probability = torch.sigmoid(logits)
     overlap = (probability * masks).sum((1, 2, 3))
     dice = (2 * overlap + 1) / (probability.sum((1, 2, 3)) + masks.sum((1, 2, 3)) + 1)
     return F.binary_cross_entropy_with_logits(logits, masks) + (1 - dice).mean()
 
 
-def _batches(chosen: Sequence[Sample], steps: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches of crops of one random size, 128 to 256 pixels, flipped and turned by quarters."""
-    images = torch.from_numpy(prepare(chosen))
-    masks = torch.from_numpy(np.stack([_shrink(sample.mask) for sample in chosen]))[:, None]
-    random = np.random.default_rng(seed)
-    order: list[int] = []
-    for _ in range(steps):
-        side = 16 * int(random.integers(8, SIDE // 16 + 1))
-        crops = []
-        for _ in range(BATCH):
-            order = order or random.permutation(len(images)).tolist()
-            index = order.pop()
-            top, left = random.integers(0, SIDE - side + 1, 2)
-            # One array for both, so that picture and mask turn together.
-            crop = torch.cat((images[index], masks[index]))[:, top : top + side, left : left + side]
-            crop = torch.rot90(crop, int(random.integers(4)), (1, 2))
-            crops.append(crop.flip(2) if random.integers(2) else crop)
-        batch = torch.stack(crops)
-        pictures = _light(batch[:, :3], random).contiguous(memory_format=torch.channels_last)
-        yield pictures, batch[:, 3:]
+def _crops(images: Tensor, masks: Tensor, indices: Array, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Crops of one random size, 128 to 256 pixels, flipped and turned by quarters."""
+    side = 16 * int(random.integers(8, SIDE // 16 + 1))
+    crops = []
+    for index in indices.tolist():
+        top, left = random.integers(0, SIDE - side + 1, 2)
+        # One array for both, so that picture and mask turn together.
+        crop = torch.cat((images[index], masks[index]))[:, top : top + side, left : left + side]
+        crop = torch.rot90(crop, int(random.integers(4)), (1, 2))
+        crops.append(crop.flip(2) if random.integers(2) else crop)
+    batch = torch.stack(crops)
+    pictures = _light(batch[:, :3], random).contiguous(memory_format=torch.channels_last)
+    return pictures, batch[:, 3:]
 
 
 def _light(pictures: Tensor, random: np.random.Generator) -> Tensor:
@@ -233,43 +202,21 @@ def _shrink(mask: Array) -> Array:
     return np.asarray(resized, np.float32)
 
 
-def evaluate(network: UNet, chosen: Sequence[Sample]) -> list[float]:
-    """Return the IoU of each picture at its original size, through the bundle's own steps."""
+def _mask(png: bytes) -> Array:
+    with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+        return (np.asarray(image) > 0).astype(np.uint8)
+
+
+def evaluate(network: nn.Module, part: Any) -> list[float]:
+    """Return the IoU of each picture of a table at its original size, through the bundle's own steps."""
     steps = pipeline()
     network.eval()
     scores = []
     with torch.inference_mode():
-        for sample in chosen:
-            prepared = steps.prepare(Payload("image", sample.image))
+        for image, mask in zip(part["image"], part["mask"], strict=True):
+            prepared = steps.prepare(Payload("image", image))
             probability = network(torch.from_numpy(prepared.inputs["image"])).numpy()
             (result,) = steps.finish({"probability": probability}, prepared)
-            scores.append(iou(result.mask, sample.mask))
+            scores.append(iou(result.mask, _mask(mask)))
     network.train()
     return scores
-
-
-def export(network: UNet, path: Path) -> Path:
-    """Write the network as one ONNX file, batch size free, sigmoid included."""
-    # The exporter names operators of torchvision that nobody asked for.
-    logging.getLogger("torch.onnx._internal.exporter").setLevel(logging.ERROR)
-    example = torch.zeros(2, 3, SIDE, SIDE)
-    with warnings.catch_warnings():
-        # Deprecations inside torch, of no use to whoever exports a model.
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            network.eval(),
-            (example,),
-            dynamo=True,
-            verbose=False,
-            opset_version=20,
-            input_names=["image"],
-            output_names=["probability"],
-            dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1, max=4096)}},
-        )
-    assert program is not None
-    # Traces of the source tree, with the paths of this machine, have no place in a file that others load.
-    for node in program.model.graph.all_nodes():
-        node.metadata_props.clear()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    program.save(path, external_data=False)
-    return path

@@ -71,7 +71,7 @@ def test_it_trains_serves_measures_and_ends_by_itself(finished):
 
 def test_the_version_says_what_it_is(finished):
     out, _ = finished
-    manifest = json.loads((out / "repository" / "nuclei" / "1" / "manifest.json").read_text())
+    manifest = json.loads((out / "project" / ".rung" / "repository" / "nuclei" / "1" / "manifest.json").read_text())
     assert manifest["labels"] == ["nucleus"]
     assert manifest["golden"]["count"] == 3
     assert manifest["transforms"]["input"][0]["name"] == "image.decode"
@@ -80,7 +80,7 @@ def test_the_version_says_what_it_is(finished):
 
 def test_on_a_terminal_the_server_stays_until_ctrl_c(tmp_path):
     terminal, other_end = pty.openpty()
-    command = [sys.executable, DEMO, "--steps", "4", "--out", "out"]
+    command = [sys.executable, DEMO, "--epochs", "1", "--out", "out"]
     process = subprocess.Popen(
         command, cwd=tmp_path, stdin=other_end, stdout=other_end, stderr=other_end, start_new_session=True
     )
@@ -115,7 +115,7 @@ def test_the_server_dies_with_a_demo_that_is_killed(finished):
         "with Server(Path(sys.argv[2]), port=0, log=Path(sys.argv[3])) as server:\n"
         "    print(server.url, flush=True); server.wait()\n"
     )
-    command = [sys.executable, "-c", script, DEMO.parent, out / "repository", out / "killed.log"]
+    command = [sys.executable, "-c", script, DEMO.parent, out / "project" / ".rung" / "repository", out / "killed.log"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         url = process.stdout.readline().strip()
         assert answers(url)

@@ -10,6 +10,8 @@ import http.client
 import io
 import itertools
 import json
+import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -43,6 +45,14 @@ port = 0
 [serve]
 port = 0
 
+[models.nuclei]
+task = "segmentation"
+train = "story:train"
+metric = "val_iou"
+params = { epochs = 5, rate = 5e-3 }
+data = { source = "story:rows", label = "mask", features = ["image"], split = "split", key = ["id"] }
+run = { threads = 1 }  # beside other tests two threads wait for each other more than they work
+
 [models.nuclei.release]
 ladder = [20, 50, 100]
 units = [100, 250]
@@ -51,26 +61,26 @@ guard = [{ metric = "errors", tolerance = 0.05 }, { metric = "quality", toleranc
 maturity = 0.2
 """
 
-TRAINING = """
-import sys, torch
-sys.path.insert(0, sys.argv[1])
+FUNCTIONS = """
+import os
+
 import model
-torch.set_num_threads(1)  # beside other tests two threads wait for each other more than they work
-domains, steps, out = sys.argv[2].split(","), int(sys.argv[3]), sys.argv[4]
-chosen = [one for domain in domains for one in model.samples(domain=domain)]
-from pathlib import Path
-network = model.train(chosen, [], steps=steps)
-path = model.export(network, Path(out))
-from rung.catalog.models import register
-from rung.store.blobs import open_store
-register(open_store(".rung/repository"), path, name="nuclei", task="segmentation", labels=model.LABELS,
-    transforms=model.TRANSFORMS, examples=[{"image": model.prepare(chosen[:1])}])
+
+
+def rows():
+    for row in model.rows(*os.environ["DOMAINS"].split(",")):
+        del row["domain"]
+        yield row
+
+
+train = model.train
 """
 
 
-def rung(*args, cwd):
+def rung(*args, cwd, timeout=120, **environment):
+    command = [sys.executable, "-m", "rung", *map(str, args)]
     done = subprocess.run(
-        [sys.executable, "-m", "rung", *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=120
+        command, cwd=cwd, capture_output=True, text=True, timeout=timeout, env={**os.environ, **environment}
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -142,12 +152,12 @@ def project(tmp_path_factory):
     """A project with three versions, the first released, and `rung up`."""
     folder = tmp_path_factory.mktemp("story")
     (folder / "rung.toml").write_text(PROJECT)
-    for number, (domains, steps) in enumerate([(HOME, 80), (AWAY, 40), (f"{HOME},{AWAY}", 140)], start=1):
-        command = [sys.executable, "-c", TRAINING, ROOT / "examples" / "nuclei", domains, str(steps)]
-        done = subprocess.run(
-            [*command, folder / f"v{number}" / "nuclei.onnx"], cwd=folder, capture_output=True, text=True, timeout=600
-        )
-        assert done.returncode == 0, done.stderr
+    (folder / "story.py").write_text(FUNCTIONS)
+    for name in ("model.py", "dataset.py", "checksums.csv"):
+        shutil.copyfile(ROOT / "examples" / "nuclei" / name, folder / name)
+    for domains, epochs in [(HOME, 5), (AWAY, 8), (f"{HOME},{AWAY}", 6)]:
+        wanted = ["--set", f"epochs={epochs}"]
+        rung("train", "nuclei", *wanted, cwd=folder, timeout=600, DOMAINS=domains, RUNG_DATA=str(DATA))
     rung("release", "nuclei", 1, "--because", "the first", cwd=folder)
     with (folder / "up.log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", "rung", "up"], cwd=folder, stdout=log, stderr=log)

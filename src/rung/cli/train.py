@@ -261,6 +261,6 @@ def _say_forecast(found: Forecast, name: str) -> str:
         [
             f"{name}  the whole way works on {found.rows:,} rows",
             f"  all {found.all_rows:,} rows would take about {found.seconds:.0f} s and {found.memory >> 20} MiB",
-            f"  told from {found.rows:,} rows in {found.measured:.1f} s; within a factor of 2 where time grows with rows",
+            f"  told from {found.rows:,} rows in {found.measured:.1f} s; right within a factor of 2 where time is by the row",
         ]
     )

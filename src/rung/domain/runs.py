@@ -11,7 +11,7 @@ Ended = Literal["finished", "stopped", "failed", "killed"]
 
 
 class RunSpec(msgspec.Struct, frozen=True):
-    """Everything that decides what a run computes. A run of the same spec, code and environment gives the same model."""
+    """Everything that decides what a run computes: with equal code and environment it gives an equal model."""
 
     model: str
     train: str

@@ -1,4 +1,4 @@
-"""One training process from its order to what it produced: read the data, check it, run `train`, write the model down."""
+"""One training process from its order to what it produced: read data, check it, run `train`, write the model down."""
 
 import resource
 from collections.abc import Callable, Iterator

@@ -122,8 +122,7 @@ class Table:
             )
         if spec.shape[1] not in (-1, self._width):
             raise ConfigurationError(
-                f"tabular.columns has {self._width} columns, and the model's input {spec.name!r} takes "
-                f"{spec.shape[1]}"
+                f"tabular.columns has {self._width} columns, and the model's input {spec.name!r} takes {spec.shape[1]}"
             )
         names = tuple(column.name for column in self._columns)
         if spec.columns and self._width == len(names) and spec.columns != names:

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from rung.domain.datasets import DatasetVersion, Split
-from rung.domain.errors import InvalidData
+from rung.domain.errors import InvalidData, NotFound
 from rung.domain.metrics import METRICS, default_metric, measure
 from rung.domain.models import Manifest
 from rung.domain.scorecards import Comparison, Picture, Scorecard
@@ -193,13 +193,19 @@ def holdout_of(
 
     Raises:
         InvalidData: there is no data, or none in the split.
+        NotFound: what it was trained on is not here.
     """
     from rung.data import datasets
     from rung.data.splits import divide
 
     model = settings.models.get(manifest.name, ModelSettings())
     section, store = model.dataset, open_store(_place(settings.project.data, folder))
-    version = _trained_on(store, manifest)
+    try:
+        version = _trained_on(store, manifest)
+    except NotFound:
+        if not source:
+            raise
+        version = None
     metric, notes = _headline(model)
     learned = None
     parts: dict[Split, pl.DataFrame] = {}

@@ -108,7 +108,10 @@ class Batches:
 
     def _made(self, rows: Array, epoch: int) -> Any:
         part = self._frame[rows]
-        batch = {column.name: column.to_numpy() if column.dtype.is_numeric() else column.to_list() for column in part}
+        batch = {
+            column.name: column.to_numpy(writable=True) if column.dtype.is_numeric() else column.to_list()
+            for column in part
+        }
         return batch if self._transform is None else self._transform(batch, epoch=epoch, indices=rows)
 
 

@@ -13,8 +13,9 @@ from rung.domain.scorecards import Scorecard
 from rung.settings.file import project_here
 from rung.settings.project import ModelSettings
 from rung.store.blobs import open_store
+from rung.telemetry import configure_logs
 from rung.training.evaluation import examine, holdout_of
-from rung.training.scorecard_report import figure_text, number, write
+from rung.training.scorecard_report import figure_text, grouped, number, write
 
 __all__ = ["Wanted", "run", "show"]
 
@@ -39,6 +40,7 @@ def run(name: str, version: int | None, wanted: Wanted, repository: str, *, as_j
         InvalidData: there are no rows to score on.
         OperatorError: the version cannot be loaded or scored.
     """
+    configure_logs(level="warning")
     settings = project_here()
     store = open_store(repository)
     manifest = models.show(store, name, version)
@@ -67,7 +69,7 @@ def show(card: Scorecard) -> None:
     # Into a pipe, lines are not broken: whoever reads them there has no window.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
     head = card.headline
-    counted = f"{head.rows:,} rows" + (f", {head.groups:,} groups of {card.group}" if card.group else "")
+    counted = f"{head.rows:,} rows" + (f" in {grouped(card)}" if card.group else "")
     better = "higher" if card.direction == "maximize" else "lower"
     console.print(f"{card.model} version {card.version}: {card.task} of {escape(card.held_out or counted)}")
     console.print(f"[bold]{card.metric} {escape(figure_text(head))}[/] ({counted}; {better} is better)\n")

@@ -26,10 +26,27 @@ class Measure(msgspec.Struct, frozen=True):
 
 _ALL = (
     Measure("accuracy", "classification", "maximize", "share of rows whose likeliest class is the right one"),
-    Measure("balanced_accuracy", "classification", "maximize", "mean over the classes of the share that was found"),
-    Measure("precision", "classification", "maximize", "of the rows called a class, the share that is it"),
-    Measure("recall", "classification", "maximize", "of the rows of a class, the share that was found"),
-    Measure("f1", "classification", "maximize", "harmonic mean of precision and recall"),
+    Measure(
+        "balanced_accuracy",
+        "classification",
+        "maximize",
+        "the same as recall: mean over the classes of the share that was found",
+    ),
+    Measure(
+        "precision",
+        "classification",
+        "maximize",
+        "of the rows called a class, the share that is it; mean over the classes",
+    ),
+    Measure(
+        "recall",
+        "classification",
+        "maximize",
+        "of the rows of a class, the share that was found; mean over the classes",
+    ),
+    Measure(
+        "f1", "classification", "maximize", "harmonic mean of precision and recall of each class; mean over the classes"
+    ),
     Measure("auc", "classification", "maximize", "chance that a row of a class is ranked over one that is not of it"),
     Measure("log_loss", "classification", "minimize", "mean of -log of the probability of the right class", "nat"),
     Measure("brier", "classification", "minimize", "mean squared distance of the probabilities from the truth"),

@@ -66,7 +66,7 @@ class SliceScore(msgspec.Struct, frozen=True):
     @property
     def name(self) -> str:
         """Column and value: `district = north`, `area > 100`."""
-        return f"{self.column} {self.value}" if self.value[:1] in ("<", ">") else f"{self.column} = {self.value}"
+        return f"{self.column} {self.value}" if self.value.startswith(("<= ", "> ")) else f"{self.column} = {self.value}"
 
 
 class Bin(msgspec.Struct, frozen=True):
@@ -167,7 +167,7 @@ class Scorecard(msgspec.Struct, frozen=True):
     refusals: tuple[str, ...] = ()
     """Why, for the first few."""
     group: str = ""
-    """Column whose equal values count as one; empty: rows count."""
+    """Column whose equal values count as one, or `blocks of` the column of times; empty: rows count."""
     dataset: str = ""
     """Digest of the dataset version; empty: a table that was handed in."""
     trained_on: tuple[str, ...] = ()

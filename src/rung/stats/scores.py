@@ -64,7 +64,10 @@ def classification(answers: Answers) -> Iterator[Estimate]:
     present = np.flatnonzero(np.bincount(truth, minlength=len(answers.labels)))
     for name in ("precision", "recall", "f1"):
         parts = [_of_class(name, said, truth, int(one), answers.labels) for one in present]
-        yield average("balanced_accuracy" if name == "recall" else name, parts)
+        yield average(name, parts)
+        if name == "recall":
+            # The same number under the name that many look for.
+            yield average("balanced_accuracy", parts)
     if 2 <= len(present) <= _CLASSES_FOR_AUC:
         # Of two classes, both areas are equal.
         chosen = [1] if len(answers.labels) == 2 else present.tolist()

@@ -106,10 +106,10 @@ def examine(
         graded = grade(answerer, frame, section.label, answerer.answer(frame, section))
         timed = latency.measure(answerer, frame[graded.rows.tolist()], section)
     measured = measure(holdout.metric or default_metric(answerer.task))
-    groups = groups_of(frame, graded.rows, section.group)
+    groups, grouped = groups_of(frame, graded.rows, section)
     if len(graded.rows if groups is None else np.unique(groups)) < 2:
         raise InvalidData(
-            f"{len(graded.rows)} rows of {frame.height} were answered, of one {section.group or 'row'}: an interval "
+            f"{len(graded.rows)} rows of {frame.height} were answered, of one {grouped or 'row'}: an interval "
             "takes two at least"
         )
     found, notes = figures(graded, answerer.task, measured.name, groups)
@@ -131,7 +131,7 @@ def examine(
         rows=len(graded.rows),
         refused=answerer.refused,
         refusals=tuple(answerer.refusals[:3]),
-        group=section.group,
+        group=grouped,
         dataset=holdout.dataset,
         trained_on=tuple(answerer.manifest.lineage.data.values()),
         split=holdout.split,
@@ -159,7 +159,7 @@ def _against(
     with opened(store, answerer.manifest.name, against, task=answerer.task, threads=threads) as other:
         old = grade(other, frame, section.label, other.answer(frame, section))
     measured = METRICS[holdout.metric or default_metric(answerer.task)]
-    groups = groups_of(frame, graded.rows, section.group)
+    groups, _ = groups_of(frame, graded.rows, section)
     return compare(graded, old, (against, other.digest), measured, groups)
 
 

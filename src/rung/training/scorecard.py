@@ -11,6 +11,7 @@ from rung.domain.errors import ConfigurationError, InvalidInput
 from rung.domain.metrics import METRICS, Measure, measure
 from rung.domain.scorecards import Bin, Calibration, Comparison, Confusion, Difference, Figure, SliceScore, Standing
 from rung.domain.tensors import Array
+from rung.settings.project import DataSection
 from rung.stats.calibration import reliability
 from rung.stats.estimates import Estimate, holm, interval, mean, paired, part_against_rest
 from rung.stats.intervals import Interval
@@ -26,6 +27,7 @@ LEAST = 20
 """Rows, or groups where rows of one are alike, that a slice needs before anything is said about it."""
 _VALUES = 30
 """Values of a column that are shown apart; the rest are one slice."""
+_BLOCKS, _ROWS_PER_BLOCK = 50, 5
 _CLASSES = 50
 """Classes with figures of their own, and of a confusion matrix."""
 
@@ -170,13 +172,21 @@ def _standing(found: Interval, measured: Measure) -> Standing:
     return "better" if low > 0 else "worse" if high < 0 else "inconclusive"
 
 
-def groups_of(frame: "pl.DataFrame", rows: Array, column: str) -> Array | None:
-    """A number for each row that rows of one group share; None where every row stands alone."""
-    if not column:
-        return None
-    values = frame[column].gather(rows.tolist()).rank("dense").fill_null(0)
-    groups: Array = values.to_numpy().astype(np.int64)
-    return groups
+def groups_of(frame: "pl.DataFrame", rows: Array, section: DataSection) -> tuple[Array | None, str]:
+    """A number for each row that rows which are alike share, and what these groups are called; None: rows stand alone.
+
+    With a time and no group, the rows are cut into blocks of neighbouring times: an hour is like the hour before, and
+    an interval that took them for independent would be too narrow (batch means; Law and Carson, 1979).
+    """
+    if section.group:
+        values = frame[section.group].gather(rows.tolist()).rank("dense").fill_null(0)
+        groups: Array = values.to_numpy().astype(np.int64)
+        return groups, section.group
+    blocks = min(_BLOCKS, len(rows) // _ROWS_PER_BLOCK)
+    if not section.time or section.time not in frame.columns or blocks < LEAST:
+        return None, ""
+    places = frame[section.time].gather(rows.tolist()).rank("ordinal").fill_null(1).to_numpy().astype(np.int64) - 1
+    return places * blocks // len(rows), f"blocks of {section.time}"
 
 
 def _estimates(graded: Graded) -> Iterator[Estimate]:

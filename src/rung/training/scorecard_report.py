@@ -12,7 +12,7 @@ from rung.domain.scorecards import Figure, Scorecard, SliceScore
 from rung.training.evaluation import Evaluation
 from rung.training.scorecard_plots import draw
 
-__all__ = ["as_html", "figure_text", "number", "write"]
+__all__ = ["as_html", "figure_text", "grouped", "number", "write"]
 
 _CLASSES = 12
 """Classes whose figures are shown; all are in scorecard.json."""
@@ -66,6 +66,12 @@ def number(value: float, unit: str = "") -> str:
     return f"{value:.3f}" if 0.001 <= abs(value) < 10 or not value else f"{value:.3g}"
 
 
+def grouped(card: Scorecard) -> str:
+    """What counts as one, and how many there are: `40 groups of patient`, `50 blocks of at`."""
+    what = card.group if card.group.startswith("blocks of ") else f"groups of {card.group}"
+    return f"{card.headline.groups:,} {what}"
+
+
 def figure_text(figure: Figure) -> str:
     """The estimate and its interval."""
     value, low, high = (number(one, figure.unit) for one in (figure.value, figure.low, figure.high))
@@ -101,7 +107,7 @@ def as_html(card: Scorecard, pictures: dict[str, bytes]) -> str:
 
 def _head(card: Scorecard) -> list[str]:
     head = card.headline
-    counted = f"{head.rows:,} rows" + (f" in {head.groups:,} groups of {escape(card.group)}" if card.group else "")
+    counted = f"{head.rows:,} rows" + (f" in {escape(grouped(card))}" if card.group else "")
     better = "higher" if card.direction == "maximize" else "lower"
     about = f"95 % interval {number(head.low)} to {number(head.high)}, {counted}; {better} is better"
     lines = [

@@ -39,6 +39,8 @@ slices = ["town"]
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(latency, "_CALLS", 10)
+    # Loggers of this process would go on writing to the runner's stream.
+    monkeypatch.setattr("rung.cli.evaluate.configure_logs", lambda **_: None)
     Path("rung.toml").write_text(PROJECT)
     rng = random.Random(1)
     lines = []

@@ -112,7 +112,7 @@ def test_coverage_of_the_figures_of_a_classifier() -> None:
         return list(classification(answers)), None
 
     found = _coverage(draw, 100_000, 150)
-    assert len(found) == 7
+    assert len(found) == 8
     assert min(found.values()) >= 0.91, found
 
 

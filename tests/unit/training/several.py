@@ -80,16 +80,18 @@ def together(rank: int, world: int) -> dict:
 
 
 def main() -> None:
-    folder, rank, world, params = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4])
+    folder, rank, world, meet = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     torch.set_num_threads(1)
-    ctx = context(folder, rank, world, params)
-    join(rank, world, str(folder / params["meet"]))
-    found = together(rank, world)
-    model = train(ctx)
+    # As a run does it: what a checkpoint holds is read before they meet.
+    runs = {name: context(folder / name, rank, world, params) for name, params in json.loads(sys.argv[5]).items()}
+    join(rank, world, str(folder / meet))
+    found = {"together": together(rank, world)}
+    for name, ctx in runs.items():
+        model = train(ctx)
+        weights = [value.tolist() for value in model.state_dict().values()]
+        found[name] = {"weights": weights, "skipped": ctx.skipped, "steps": ctx.steps}
     leave()
-    found["weights"] = [value.tolist() for value in model.state_dict().values()]
-    found |= {"skipped": ctx.skipped, "steps": ctx.steps}
-    (folder / f"{params['meet']}-{rank}.json").write_text(json.dumps(found))
+    (folder / f"{meet}-{rank}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

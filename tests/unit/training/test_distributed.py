@@ -23,10 +23,10 @@ several = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(several)
 
 
-def _start(folder: Path, **params: Any) -> list[subprocess.Popen[str]]:
+def _start(folder: Path, meet: str, runs: dict[str, Any]) -> list[subprocess.Popen[str]]:
     return [
         subprocess.Popen(
-            [sys.executable, str(_SCRIPT), str(folder), str(rank), "2", json.dumps(params)],
+            [sys.executable, str(_SCRIPT), str(folder), str(rank), "2", meet, json.dumps(runs)],
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -34,8 +34,8 @@ def _start(folder: Path, **params: Any) -> list[subprocess.Popen[str]]:
     ]
 
 
-def _run(folder: Path, **params: Any) -> list[dict[str, Any]]:
-    processes = _start(folder, **params)
+def _run(folder: Path, meet: str, runs: dict[str, Any]) -> list[dict[str, Any]]:
+    processes = _start(folder, meet, runs)
     try:
         for process in processes:
             _, said = process.communicate(timeout=90)
@@ -44,52 +44,52 @@ def _run(folder: Path, **params: Any) -> list[dict[str, Any]]:
         for process in processes:
             process.kill()
             process.wait()
-    return [json.loads((folder / f"{params['meet']}-{rank}.json").read_text()) for rank in range(2)]
-
-
-def _one(folder: Path, **params: Any) -> tuple[list[Any], Any]:
-    ctx = several.context(folder, 0, 1, params)
-    model = several.train(ctx)
-    return [value.tolist() for value in model.state_dict().values()], ctx
+    return [json.loads((folder / f"{meet}-{rank}.json").read_text()) for rank in range(2)]
 
 
 def _furthest(left: list[Any], right: list[Any]) -> float:
     return max(float(np.abs(np.array(a) - np.array(b)).max()) for a, b in zip(left, right, strict=True))
 
 
-def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What two processes found in two trainings, one after the other: starting torch is what takes the time."""
     # In one batch the loss of one process is not finite: both leave the step out, as a single process does.
-    (tmp_path / "two").mkdir()
-    (tmp_path / "one").mkdir()
-    first, second = _run(tmp_path / "two", meet="a", bad=[1, 2])
-    alone, ctx = _one(tmp_path / "one", bad=[1, 2])
+    return _run(tmp_path_factory.mktemp("whole"), "a", {"plain": {"bad": [1, 2]}, "dropout": {"drop": 0.3}})
+
+
+def test_two_processes_take_the_steps_of_one(whole: list[dict[str, Any]], tmp_path: Path) -> None:
+    ctx = several.context(tmp_path, 0, 1, {"bad": [1, 2]})
+    alone = [value.tolist() for value in several.train(ctx).state_dict().values()]
+    first, second = (found["plain"] for found in whole)
     assert _furthest(first["weights"], second["weights"]) == 0
     assert _furthest(first["weights"], alone) < 1e-6
     assert first["skipped"] == second["skipped"] == ctx.skipped == 1
     assert first["steps"] == ctx.steps == 3 * 8
+
+
+def test_flags_and_metrics_and_bytes_go_round(whole: list[dict[str, Any]]) -> None:
+    first, second = (found["together"] for found in whole)
     assert first["mean"] == {"a": 1.0, "b": 0.5}
     assert first["any"] == second["any"] == [False, True]
     assert first["gathered"] == second["gathered"] == ["", "xxx"]
     assert "report different metrics" in first["refused"]
 
 
-def test_a_killed_process_ends_nothing_that_a_checkpoint_does_not_bring_back(tmp_path: Path) -> None:
+def test_after_a_kill_they_go_on_to_the_same_weights(whole: list[dict[str, Any]], tmp_path: Path) -> None:
     # With dropout: each of them goes on with its own random numbers.
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "cut").mkdir()
-    whole, _ = _run(tmp_path / "whole", meet="a", drop=0.3)
-    processes = _start(tmp_path / "cut", meet="a", drop=0.3, die=[2, 3])
+    (tmp_path / "dropout").mkdir()
+    processes = _start(tmp_path, "a", {"dropout": {"drop": 0.3, "die": [2, 3]}})
     try:
         assert processes[1].wait(90) == -signal.SIGKILL
     finally:
         for process in processes:
             process.kill()
             process.communicate()
-    assert sorted(place.name for place in (tmp_path / "cut" / "checkpoints").glob("step-*"))[-1] == "step-000000016"
-    again, other = _run(tmp_path / "cut", meet="b", drop=0.3)
+    again, other = (found["dropout"] for found in _run(tmp_path, "b", {"dropout": {"drop": 0.3}}))
     assert again["steps"] == 24
-    assert _furthest(again["weights"], whole["weights"]) == 0
     assert _furthest(again["weights"], other["weights"]) == 0
+    assert _furthest(again["weights"], whole[0]["dropout"]["weights"]) == 0
 
 
 def test_a_process_without_a_gpu_is_refused() -> None:

@@ -66,7 +66,8 @@ class SliceScore(msgspec.Struct, frozen=True):
     @property
     def name(self) -> str:
         """Column and value: `district = north`, `area > 100`."""
-        return f"{self.column} {self.value}" if self.value.startswith(("<= ", "> ")) else f"{self.column} = {self.value}"
+        between = " " if self.value.startswith(("<= ", "> ")) else " = "
+        return f"{self.column}{between}{self.value}"
 
 
 class Bin(msgspec.Struct, frozen=True):

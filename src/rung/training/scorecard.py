@@ -21,7 +21,7 @@ from rung.training.grading import Graded
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["LEAST", "calibration", "compare", "confusion_of", "figures", "groups_of", "slices"]
+__all__ = ["LEAST", "calibration", "compare", "compare_slices", "confusion_of", "figures", "groups_of", "slices"]
 
 LEAST = 20
 """Rows, or groups where rows of one are alike, that a slice needs before anything is said about it."""
@@ -165,6 +165,30 @@ def compare(new: Graded, old: Graded, version: tuple[int, str], measured: Measur
         alike = (_chosen(new, here).answers.said == _chosen(old, there).answers.said).astype(np.float64)  # type: ignore[union-attr]
         agree = _named("agreement", interval(mean("agreement", alike, "share"), groups))
     return Comparison(*version, tuple(differences), len(both), agree)
+
+
+def compare_slices(
+    new: Graded, old: Graded, frame: "pl.DataFrame", columns: tuple[str, ...], measured: Measure, groups: Array | None
+) -> Iterator[tuple[str, str, int, Difference | None]]:
+    """Column, value, rows, and how two versions differ on them in the headline metric; None under `LEAST` rows."""
+    both = np.intersect1d(new.rows, old.rows)
+    here, there = _chosen(new, np.isin(new.rows, both)), _chosen(old, np.isin(old.rows, both))
+    groups = None if groups is None else groups[np.isin(new.rows, both)]
+    for column in columns:
+        for value, inside in _values(frame[column].gather(both.tolist())):
+            rows = int(inside.sum())
+            parts = _one(_chosen(here, inside), measured.name), _one(_chosen(there, inside), measured.name)
+            of = None if groups is None else groups[inside]
+            if parts[0] is None or parts[1] is None or (rows if of is None else len(np.unique(of))) < LEAST:
+                yield column, value, rows, None
+                continue
+            found = paired(*parts, of)
+            yield (
+                column,
+                value,
+                rows,
+                Difference(_named(measured.name, found), _standing(found, measured), parts[0].value, parts[1].value),
+            )
 
 
 def _standing(found: Interval, measured: Measure) -> Standing:

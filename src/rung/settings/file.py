@@ -150,7 +150,7 @@ def _value(kind: Any, value: Any, path: _Path) -> Any:
         return {name: _model(get_args(kind)[1], name, one, (*path, name)) for name, one in value.items()}
     try:
         return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, InvalidInput) as error:
         shown = "" if path in _SECRET else f" = {value!r:.80}"
         raise _Slip(path, f"`{_dotted(path)}`{shown} will not do: {error}") from None
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from rung.domain.studies import Choices, Pruner, Range, Sampler
 from rung.settings.cache import parse_size
 from rung.settings.replica import ServeSettings
 
@@ -22,6 +23,7 @@ __all__ = [
     "RetrainSection",
     "RunSection",
     "ServeSection",
+    "TuneSection",
     "WorkerSettings",
 ]
 
@@ -189,6 +191,27 @@ class RunSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             parse_size(self.memory)
 
 
+class TuneSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[models.NAME.tune]`: how `rung tune` searches for better parameters."""
+
+    space: dict[str, Range | Choices] = {}
+    """What may be tried: `{ low = 1, high = 9 }`, with `log = true` for rates and sizes or a `step`, or a list of
+    values. Whole numbers where both ends and the parameter are."""
+    trials: _AtLeastOne = 20
+    """Trials of a study, those that were pruned or failed included."""
+    sampler: Sampler = "tpe"
+    """Who proposes parameters: `tpe` learns from earlier trials, `cmaes` does so for numbers, `random` does not."""
+    pruner: Pruner = "median"
+    """Who ends trials early: `median` those below the median of the others, `hyperband` all but the best third again
+    and again, `none` nobody."""
+    workers: _AtLeastOne = 1
+    """Trials at once, each in processes of its own."""
+    retries: _Count = 2
+    """Times that a trial is tried again whose process died."""
+    storage: str = ""
+    """Where studies are kept: `postgresql://...` shares them between machines; empty: `.rung/studies`."""
+
+
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[models.NAME]`: one model of the project."""
 
@@ -207,6 +230,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     direction: Literal["", "maximize", "minimize"] = ""
     """Which way the metric gets better; empty: `minimize` for losses and errors, `maximize` for all others."""
     run: RunSection = RunSection()
+    tune: TuneSection = TuneSection()
     serve: ServeSection = ServeSection()
     release: ReleaseSection = ReleaseSection()
     retrain: RetrainSection = RetrainSection()

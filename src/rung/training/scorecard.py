@@ -177,17 +177,17 @@ def compare_slices(
     for column in columns:
         for value, inside in _values(frame[column].gather(both.tolist())):
             rows = int(inside.sum())
-            parts = _one(_chosen(here, inside), measured.name), _one(_chosen(there, inside), measured.name)
+            ours, theirs = (_one(_chosen(side, inside), measured.name) for side in (here, there))
             of = None if groups is None else groups[inside]
-            if parts[0] is None or parts[1] is None or (rows if of is None else len(np.unique(of))) < LEAST:
+            if ours is None or theirs is None or (rows if of is None else len(np.unique(of))) < LEAST:
                 yield column, value, rows, None
                 continue
-            found = paired(*parts, of)
+            found = paired(ours, theirs, of)
             yield (
                 column,
                 value,
                 rows,
-                Difference(_named(measured.name, found), _standing(found, measured), parts[0].value, parts[1].value),
+                Difference(_named(measured.name, found), _standing(found, measured), ours.value, theirs.value),
             )
 
 

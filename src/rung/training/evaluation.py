@@ -105,6 +105,21 @@ def examine(
     with opened(store, name, version, task=task, threads=threads) as answerer:
         graded = grade(answerer, frame, section.label, answerer.answer(frame, section))
         timed = latency.measure(answerer, frame[graded.rows.tolist()], section)
+    card = _card(answerer, graded, holdout)
+    learned = holdout.learned
+    card = msgspec.structs.replace(
+        card,
+        checks=tuple(leakage.check(learned, frame, section, task=answerer.task)) if learned is not None else (),
+        comparison=_against(store, answerer, graded, holdout, against, threads),
+        latency=timed,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    return Evaluation(card, graded)
+
+
+def _card(answerer: Answerer, graded: Graded, holdout: Holdout) -> Scorecard:
+    """What the answers alone say."""
+    frame, section = holdout.frame, holdout.section
     measured = measure(holdout.metric or default_metric(answerer.task))
     groups, grouped = groups_of(frame, graded.rows, section)
     if len(graded.rows if groups is None else np.unique(groups)) < 2:
@@ -113,16 +128,14 @@ def examine(
             "takes two at least"
         )
     found, notes = figures(graded, answerer.task, measured.name, groups)
+    names = names_of(frame, [one.row for one in graded.worst], section.key)
     worst = [
-        Picture(one.row, label, one.iou, one.dice, f"worst-{place:02}.png")
-        for place, (one, label) in enumerate(
-            zip(graded.worst, names_of(frame, [one.row for one in graded.worst], section.key), strict=True), 1
-        )
+        Picture(one.row, name, one.iou, one.dice, f"worst-{place:02}.png")
+        for place, (one, name) in enumerate(zip(graded.worst, names, strict=True), 1)
     ]
-    learned = holdout.learned
-    card = Scorecard(
-        model=name,
-        version=version,
+    return Scorecard(
+        model=answerer.manifest.name,
+        version=answerer.manifest.version,
         digest=answerer.digest,
         task=answerer.task,
         metric=measured.name,
@@ -140,14 +153,9 @@ def examine(
         calibration=calibration(graded, groups),
         confusion=confusion_of(graded),
         worst=tuple(worst),
-        checks=tuple(leakage.check(learned, frame, section, task=answerer.task)) if learned is not None else (),
-        comparison=_against(store, answerer, graded, holdout, against, threads),
-        latency=timed,
         size=answerer.size,
         notes=(*holdout.notes, *graded.notes, *notes, *_doubts(answerer, holdout)),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    return Evaluation(card, graded)
 
 
 def _against(

@@ -146,6 +146,20 @@ def test_pairing_takes_out_what_both_find_hard_and_covers() -> None:
     assert np.mean(widths) < 0.3
 
 
+def test_the_paired_difference_of_two_areas_covers() -> None:
+    rng = np.random.default_rng(11)
+    positive = np.arange(150) % 3 == 0
+
+    def once() -> tuple[float, float]:
+        shared = rng.normal(0, 1, 150)
+        new, old = (auc(shared + rng.normal(0, 0.5, 150) + lift * positive, positive) for lift in (1.5, 1.2))
+        found = paired(new, old)
+        return found.low, found.high
+
+    # Phi(lift / sqrt(2 * 1.25)) of each.
+    assert _held(once, 0.82860 - 0.77606) >= 0.91
+
+
 def test_two_versions_that_agree_on_few_rows_are_not_known_to_be_equal() -> None:
     same = mean("accuracy", np.r_[np.ones(30), np.zeros(10)], "share")
     found = paired(same, same)

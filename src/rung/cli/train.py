@@ -43,9 +43,7 @@ def run(
     name, model = model_of(project, name)
     wanted = {key: value for key, value in given.items() if value is not None}
     spec = spec_of(name, model, params=changed(model.params, changes, name), register=register, **wanted)
-    display = _Lines() if as_json or not sys.stdout.isatty() else _Bar()
-    if as_json:
-        display = _Silent()
+    display: _Display = _Silent() if as_json else _Bar() if sys.stdout.isatty() else _Lines()
     with display, _asked_by_ctrl_c(display) as stop:
         if smoke:
             found = forecast(project, folder, spec, model.run.smoke, on_event=display.hear, stop=stop)
@@ -261,6 +259,6 @@ def _say_forecast(found: Forecast, name: str) -> str:
         [
             f"{name}  the whole way works on {found.rows:,} rows",
             f"  all {found.all_rows:,} rows would take about {found.seconds:.0f} s and {found.memory >> 20} MiB",
-            f"  told from {found.rows:,} rows in {found.measured:.1f} s; right within a factor of 2 where time is by the row",
+            f"  told from {found.rows:,} rows in {found.measured:.1f} s, right within a factor of 2 for most",
         ]
     )

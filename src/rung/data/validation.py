@@ -65,7 +65,7 @@ def check(
     """
     if not frame.height:
         return [Finding("empty", "", "fail", "there is no row")]
-    found = [*_label(frame, section), *_repeats(frame, section), *_stale(frame, section, now), *_constant(frame)]
+    found = [*_label(frame, section), *_repeats(frame, section), *_stale(frame, section, now), *_constant(frame, section)]
     if baseline is not None:
         found += _compared(frame, baseline, section)
         if fresh:
@@ -153,9 +153,13 @@ def _moment(value: object) -> datetime | None:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-def _constant(frame: "pl.DataFrame") -> list[Finding]:
+def _constant(frame: "pl.DataFrame", section: DataSection) -> list[Finding]:
     found = []
+    # What the model does not see may be as it likes.
+    others = {section.label, section.time, section.group, section.split, *section.ignore, *section.slices}
     for column in frame:
+        if column.name in others or (section.features and column.name not in section.features):
+            continue
         if column.null_count() == frame.height:
             text = f"the column {column.name!r} is empty in every row"
             found.append(Finding("empty column", column.name, "warn", text, frame.height))

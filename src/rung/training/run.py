@@ -246,7 +246,7 @@ def _baseline(store: BlobStore, name: str) -> bytes:
         manifest = models.show(store, name)
         if not manifest.profile:
             return b""
-        return store.get(f"{name}/{manifest.version}/{manifest.profile}").data
+        return store.get(f"{name}/{manifest.version}/{manifest.profile}")
     except (NotFound, BundleError):
         return b""
 

@@ -189,7 +189,7 @@ def _divide(
     parts = divide(whole, section)
     if not parts["train"].height:
         raise InvalidData(f"no row of {section.source} falls into the training split")
-    of = {name: part.height for name, part in parts.items()}
+    of: dict[str, int] = {name: part.height for name, part in parts.items()}
     if smoke:
         parts = {name: _some(part, smoke, ordered=bool(section.time)) for name, part in parts.items()}
     return parts, of

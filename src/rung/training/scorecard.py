@@ -21,7 +21,17 @@ from rung.training.grading import Graded
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["LEAST", "calibration", "compare", "compare_slices", "confusion_of", "figures", "groups_of", "slices"]
+__all__ = [
+    "LEAST",
+    "calibration",
+    "compare",
+    "compare_slices",
+    "confidence_of",
+    "confusion_of",
+    "figures",
+    "groups_of",
+    "slices",
+]
 
 LEAST = 20
 """Rows, or groups where rows of one are alike, that a slice needs before anything is said about it."""
@@ -79,14 +89,9 @@ def calibration(graded: Graded, groups: Array | None) -> Calibration | None:
     answers = graded.answers
     if answers is None or not answers.whole:
         return None
-    if len(answers.labels) == 2:
-        about = f"probability of {answers.labels[1]}"
-        confidence, right = answers.probabilities[:, 1], answers.truth == 1
-    else:
-        about = "probability of the likeliest class"
-        confidence, right = answers.probabilities.max(axis=1), answers.said == answers.truth
+    about, confidence, right = confidence_of(answers)
     try:
-        found = reliability(confidence.astype(np.float64), right, groups)
+        found = reliability(confidence, right, groups)
     except InvalidInput:
         return None
     bins = tuple(
@@ -94,6 +99,14 @@ def calibration(graded: Graded, groups: Array | None) -> Calibration | None:
         for middle, share in zip(found.confidence, found.right, strict=True)
     )
     return Calibration(_named("calibration_error", found.error), bins, about)
+
+
+def confidence_of(answers: Answers) -> tuple[str, Array, Array]:
+    """Which probability is meant, what it was for each row, and whether it came to be so."""
+    if len(answers.labels) == 2:
+        return f"probability of {answers.labels[1]}", answers.probabilities[:, 1].astype(np.float64), answers.truth == 1
+    likeliest = answers.probabilities.max(axis=1).astype(np.float64)
+    return "probability of the likeliest class", likeliest, answers.said == answers.truth
 
 
 def confusion_of(graded: Graded) -> Confusion | None:

@@ -8,7 +8,9 @@ import numpy as np
 from rung.domain.errors import MissingDependency
 from rung.domain.scorecards import Calibration, Confusion, Figure, Scorecard
 from rung.domain.tensors import Array
+from rung.stats.scores import Answers
 from rung.training.grading import Graded, Shown
+from rung.training.scorecard import confidence_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,8 +40,8 @@ def draw(card: Scorecard, graded: Graded) -> dict[str, bytes]:
     pictures: dict[str, bytes] = {}
     if any(one.figure for one in card.slices):
         pictures["slices.png"] = _slices(card)
-    if card.calibration is not None:
-        pictures["calibration.png"] = _calibration(card.calibration)
+    if card.calibration is not None and graded.answers is not None:
+        pictures["calibration.png"] = _calibration(card.calibration, graded.answers)
     if card.confusion is not None:
         pictures["confusion.png"] = _confusion(card.confusion)
     if len(graded.predicted):
@@ -107,7 +109,7 @@ def _bar(axis: "Axes", place: float, figure: Figure, colour: str) -> None:
     axis.plot([figure.value], [place], color=colour, marker="o", markersize=5)
 
 
-def _calibration(found: Calibration) -> bytes:
+def _calibration(found: Calibration, answers: Answers) -> bytes:
     """Confidence against share right, and how many rows were how sure."""
     canvas, (axis, counts) = _figure(7.6, 3.7, 2)
     axis.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle="--", label="as it says")
@@ -123,14 +125,19 @@ def _calibration(found: Calibration) -> bytes:
     axis.legend(frameon=False, fontsize=8, loc="upper left")
     error = found.error
     axis.set_title(f"error {error.value:.3f} [{error.low:.3f}, {error.high:.3f}]", fontsize=9, color=_INK)
-    places = range(len(found.bins))
-    counts.barh(list(places), [one.rows for one in found.bins], color=_LIGHT, height=0.8)
-    for place, one in zip(places, found.bins, strict=True):
-        counts.text(0.02, place, f"{one.rows:,}", transform=counts.get_yaxis_transform(), va="center", fontsize=7)
-    counts.set_yticks(list(places), [f"{one.confidence:.2f}" for one in found.bins])
-    counts.set_ylabel("mean confidence of the bin", fontsize=8)
-    counts.set_xlabel("rows", fontsize=8)
-    counts.set_title(f"{error.rows:,} rows in {len(found.bins)} bins", fontsize=9, color=_INK)
+    _, confidence, so = confidence_of(answers)
+    names = ("right", "wrong") if len(answers.labels) != 2 else (answers.labels[1], answers.labels[0])
+    parts, colours = [confidence[so], confidence[~so]], [_GREEN, _AMBER]
+    shown = [f"{name[:20]} ({len(part):,})" for name, part in zip(names, parts, strict=True)]
+    counts.hist(parts, bins=np.linspace(0, 1, 21).tolist(), stacked=True, color=colours, alpha=0.8, label=shown)
+    # Most rows are often in one bar.
+    counts.set_yscale("symlog", linthresh=10)
+    counts.yaxis.set_major_formatter("{x:,.0f}")
+    counts.set_xlim(0, 1)
+    counts.set_xlabel(found.about[:60], fontsize=8)
+    counts.set_ylabel("rows", fontsize=8)
+    counts.set_title(f"{error.rows:,} rows, {len(found.bins)} bins on the left", fontsize=9, color=_INK)
+    counts.legend(frameon=False, fontsize=8, loc="upper center")
     return _png(canvas)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from rung import __version__
+from rung.cli.declared import compress as _compress
 from rung.cli.declared import evaluate as _evaluate
 from rung.cli.declared import experiment as _experiment
 from rung.cli.declared import jobs as _jobs
@@ -64,7 +65,7 @@ def _root(
 
 
 # In the order of a newcomer's first day, which is that of `rung --help`.
-for _declared in (_serving, _models, _training, _evaluate, _up, _releases, _experiment, _log, _jobs):
+for _declared in (_serving, _models, _training, _evaluate, _compress, _up, _releases, _experiment, _log, _jobs):
     _declared.add(app)
 
 

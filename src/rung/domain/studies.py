@@ -16,7 +16,8 @@ Pruner = Literal["none", "median", "hyperband"]
 """Who ends a trial early: nobody, the median of the others at the same report, or brackets of ever longer trials
 (Li et al., 2018)."""
 
-State = Literal["complete", "pruned", "failed", "running", "waiting"]
+State = Literal["complete", "pruned", "failed", "lost", "running", "waiting"]
+"""Where a trial stands; `lost`: its process died or was asked to end, and a later trial repeats it."""
 
 
 class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -101,6 +102,8 @@ class StudyResult(msgspec.Struct, frozen=True):
     Empty where too few trials are complete."""
     pictures: list[str] = []
     """Paths."""
+    dataset: str = ""
+    """Digest of the data that all trials saw."""
     run: str = ""
     """That trained the winner once more and registered it."""
     version: int = 0

@@ -81,6 +81,7 @@ def train_model(
     run = _Run(project, folder, spec, tracked, on_event)
     if tags:
         tracked.tags(tags)
+        run.lineage = {name.removeprefix("rung."): value for name, value in tags.items()}
     on_event(Started(tracked.id, tracked.name))
     try:
         result = run.go(stop, resumed=bool(resume))
@@ -114,6 +115,8 @@ class _Run:
         self._model = project.models[spec.model]
         self._repository = open_store(_under(folder, project.project.repository))
         self._folder, self._spec, self._tracked, self._on_event = folder, spec, tracked, on_event
+        self.lineage: dict[str, str] = {}
+        """What the version's lineage says beside the run."""
         self._produced: Produced | None = None
         self._checkpoint = 0
 
@@ -235,6 +238,7 @@ class _Run:
                     "run_name": self._tracked.name,
                     "transforms": produced.transforms,
                     "seed": str(self._spec.seed),
+                    **self.lineage,
                 },
             ),
         )

@@ -90,7 +90,7 @@ def interval(estimate: Estimate, groups: "Groups | None" = None, *, level: float
     by = " by group" if groups is not None else ""
     value, counts = estimate.value, {"rows": rows, "groups": units}
     if estimate.parts:
-        return Interval(value, *_of_parts(estimate, groups, level), level, f"Wilson, recovered{by}", counts)
+        return Interval(value, *_of_parts(estimate, groups, level), level, f"Wilson by part{by}", counts)
     error = math.sqrt(_variance(estimate.influence, estimate.counted, groups))
     scarce = min(estimate.scarce or units, units)
     quantile = _t(level, max(scarce - 1, 1))

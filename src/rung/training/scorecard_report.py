@@ -25,7 +25,7 @@ _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1f2937;max-width:64rem;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.6rem;margin:0}h2{font-size:1.15rem;margin:2.2rem 0 .6rem;border-bottom:1px solid #e5e7eb}
 .sub{color:#6b7280;margin:.2rem 0 1.2rem}.head{font-size:2.4rem;font-weight:600;line-height:1.2}
-.head small{font-size:1rem;font-weight:400;color:#6b7280}
+.head small{display:block;font-size:1rem;font-weight:400;color:#6b7280}
 table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.28rem .7rem .28rem 0;vertical-align:top;
 border-bottom:1px solid #f3f4f6}th{color:#6b7280;font-weight:500}td.n,th.n{text-align:right;
 font-variant-numeric:tabular-nums;white-space:nowrap}.quiet{color:#6b7280}
@@ -63,6 +63,8 @@ def number(value: float, unit: str = "") -> str:
         return f"{1e3 * value:.3g} ms"
     if value and abs(value) >= 1000:
         return f"{value:,.0f}"
+    if 0.0001 <= abs(value) < 0.001:
+        return f"{value:.4f}"
     return f"{value:.3f}" if 0.001 <= abs(value) < 10 or not value else f"{value:.3g}"
 
 

@@ -16,7 +16,7 @@ from rung.domain.scorecards import Scorecard
 from rung.ports import BlobStore
 from rung.settings.project import DataSection
 from rung.store.blobs import open_store
-from rung.testing import models_tasks
+from rung.testing import models_tabular, models_tasks
 from rung.training import latency
 from rung.training.evaluation import Holdout, evaluate, examine
 from rung.training.scorecard_report import write
@@ -158,6 +158,39 @@ def test_classes_without_labels_go_by_number(store: BlobStore, tmp_path: Path) -
 
     with pytest.raises(InvalidData, match="holds 3, and three version 1 knows the classes 0, 1, 2"):
         evaluate(store, "three", 1, frame.with_columns(pl.col("kind") + 1), DataSection(label="kind"))
+
+
+def test_an_estimator_without_input_steps_takes_the_features_in_their_order(store: BlobStore, tmp_path: Path) -> None:
+    path = models_tabular.save_skops(tmp_path / "patients.skops", models_tabular.estimator("linear"))
+    version = models.register(store, path, name="patients", task="regression").version
+    rows, illness = models_tabular.patients()
+    frame = pl.DataFrame(rows, schema=[f"f{one}" for one in range(10)]).with_columns(illness=illness)
+
+    card = evaluate(store, "patients", version, frame, DataSection(label="illness"), metric="r2")
+
+    assert card.headline.value == pytest.approx(models_tabular.estimator("linear").score(rows, illness), abs=1e-4)
+    assert card.headline.low < card.headline.value < card.headline.high
+
+
+def test_texts_are_scored_by_the_class_that_the_head_names(store: BlobStore, tmp_path: Path) -> None:
+    path = models_tasks.messages(tmp_path / "messages.onnx")
+    manifest = models.register(
+        store,
+        path,
+        name="messages",
+        task="text-classification",
+        labels=("ham", "spam"),
+        transforms=models_tasks.MESSAGES_STEPS,
+    )
+    told = [(text.upper(), label) for label, texts in models_tasks.MESSAGES.items() for text in texts]
+    frame = pl.DataFrame(told, schema=["text", "label"], orient="row")
+
+    card = evaluate(store, "messages", manifest.version, frame, DataSection(label="label"))
+
+    assert (card.task, card.headline.value) == ("classification", 1.0)
+    assert card.headline.low < 0.9
+    with pytest.raises(InvalidData, match=r"text, other hold text: name the column in data\.features"):
+        evaluate(store, "messages", 1, frame.with_columns(other=pl.col("text")), DataSection(label="label"))
 
 
 def test_masks_are_compared_and_the_worst_are_shown(store: BlobStore, tmp_path: Path) -> None:

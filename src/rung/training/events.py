@@ -22,7 +22,6 @@ __all__ = [
 class Started(msgspec.Struct, frozen=True, tag=True):
     """The run has a record."""
 
-    id: str
     name: str
 
 

@@ -82,7 +82,7 @@ def train_model(
     if tags:
         tracked.tags(tags)
         run.lineage = {name.removeprefix("rung."): value for name, value in tags.items()}
-    on_event(Started(tracked.id, tracked.name))
+    on_event(Started(tracked.name))
     try:
         result = run.go(stop, resumed=bool(resume))
     except BaseException as error:

@@ -214,10 +214,7 @@ class _Sender:
     def __init__(self, project: Path) -> None:
         # Before the import, which reads them: nothing phones home.
         os.environ["MLFLOW_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = "true"
-        import logging
-
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
         from mlflow.tracking import MlflowClient
 
         self._client = MlflowClient(f"sqlite:///{project / STORE}")

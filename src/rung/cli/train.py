@@ -22,7 +22,7 @@ from rung.training import events
 from rung.training.run import spec_of, train_model
 from rung.training.smoke import Forecast, forecast
 
-__all__ = ["changed", "model_of", "run"]
+__all__ = ["Display", "asked_by_ctrl_c", "changed", "display_for", "model_of", "run"]
 
 
 def run(
@@ -43,8 +43,8 @@ def run(
     name, model = model_of(project, name)
     wanted = {key: value for key, value in given.items() if value is not None}
     spec = spec_of(name, model, params=changed(model.params, changes, name), register=register, **wanted)
-    display: _Display = _Silent() if as_json else _Bar() if sys.stdout.isatty() else _Lines()
-    with display, _asked_by_ctrl_c(display) as stop:
+    display = display_for(as_json=as_json)
+    with display, asked_by_ctrl_c(display) as stop:
         if smoke:
             found = forecast(project, folder, spec, model.run.smoke, on_event=display.hear, stop=stop)
         else:
@@ -119,7 +119,8 @@ def _interrupted(folder: Path, name: str, resume: str) -> tuple[str, str]:
 
 
 @contextmanager
-def _asked_by_ctrl_c(display: "_Display") -> Iterator[Callable[[], bool]]:
+def asked_by_ctrl_c(display: "Display") -> Iterator[Callable[[], bool]]:
+    """Yield what says whether Ctrl-C was pressed; pressed twice it interrupts."""
     asked = False
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -139,12 +140,21 @@ def _asked_by_ctrl_c(display: "_Display") -> Iterator[Callable[[], bool]]:
 # --- what is shown -----------------------------------------------------------------------------------
 
 
-class _Display(Protocol):
-    def hear(self, event: events.Event) -> None: ...
+class Display(Protocol):
+    """Shows a run while the block runs."""
+
+    def hear(self, event: events.Event) -> None:
+        """Show what matters of it."""
+        ...
 
     def __enter__(self) -> object: ...
 
     def __exit__(self, *details: object) -> None: ...
+
+
+def display_for(*, as_json: bool) -> Display:
+    """A bar on a terminal, lines elsewhere, nothing where the result is to be read by programs."""
+    return _Silent() if as_json else _Bar() if sys.stdout.isatty() else _Lines()
 
 
 class _Silent:

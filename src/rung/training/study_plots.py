@@ -45,9 +45,8 @@ def _history(axis: Any, result: StudyResult) -> None:
     plan = result.plan
     complete = _of(result, "complete")
     pruned = [trial for trial in _of(result, "pruned") if trial.value is not None]
-    axis.scatter(
-        *_points(pruned), s=18, marker="x", color=_AMBER, label=f"pruned ({len(pruned)}), at their last report"
-    )
+    label = f"pruned ({len(pruned)}), at their last report"
+    axis.scatter(*_points(pruned), s=18, marker="x", color=_AMBER, label=label)
     axis.scatter(*_points(complete), s=20, color=_GREY, label=f"complete ({len(complete)})")
     best: list[float] = []
     for trial in complete:
@@ -86,25 +85,14 @@ def _importance(axis: Any, result: StudyResult) -> None:
     shares = [result.importance[name] for name in names]
     axis.barh(names, shares, color=_BLUE, height=0.6)
     for place, share in enumerate(shares):
-        axis.annotate(
-            f"{share:.0%}",
-            (share, place),
-            textcoords="offset points",
-            xytext=(4, 0),
-            va="center",
-            fontsize=8,
-            color=_INK,
-        )
+        where = {"textcoords": "offset points", "xytext": (4, 0), "va": "center"}
+        axis.annotate(f"{share:.0%}", (share, place), fontsize=8, color=_INK, **where)
     axis.set_xlim(0, max(shares) * 1.15 or 1)
     axis.set_xticks([])
     axis.spines["bottom"].set_visible(False)
     count = len(_of(result, "complete"))
-    axis.set_title(
-        f"{result.study}: what makes {result.plan.metric} differ, from {count} trials",
-        fontsize=10,
-        color=_INK,
-        loc="left",
-    )
+    title = f"{result.study}: what makes {result.plan.metric} differ, from {count} trials"
+    axis.set_title(title, fontsize=10, color=_INK, loc="left")
 
 
 def _of(result: StudyResult, state: str) -> list[TrialResult]:

@@ -45,8 +45,9 @@ def _history(axis: Any, result: StudyResult) -> None:
     plan = result.plan
     complete = _of(result, "complete")
     pruned = [trial for trial in _of(result, "pruned") if trial.value is not None]
-    label = f"pruned ({len(pruned)}), at their last report"
-    axis.scatter(*_points(pruned), s=18, marker="x", color=_AMBER, label=label)
+    if pruned:
+        label = f"pruned ({len(pruned)}), at their last report"
+        axis.scatter(*_points(pruned), s=18, marker="x", color=_AMBER, label=label)
     axis.scatter(*_points(complete), s=20, color=_GREY, label=f"complete ({len(complete)})")
     best: list[float] = []
     for trial in complete:
@@ -77,7 +78,8 @@ def _history(axis: Any, result: StudyResult) -> None:
     way = "lower is better" if plan.minimize else "higher is better"
     axis.set_ylabel(f"{plan.metric} ({way})", fontsize=9, color=_INK)
     axis.set_title(f"{result.study}: {plan.sampler}, pruner {plan.pruner}", fontsize=10, color=_INK, loc="left")
-    axis.legend(fontsize=8, frameon=False, loc="best")
+    # Below the axis: there is no place in it where no trial may lie.
+    axis.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=4)
 
 
 def _importance(axis: Any, result: StudyResult) -> None:

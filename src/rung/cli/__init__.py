@@ -14,6 +14,7 @@ from rung.cli.declared import jobs as _jobs
 from rung.cli.declared import log as _log
 from rung.cli.declared import models as _models
 from rung.cli.declared import releases as _releases
+from rung.cli.declared import runs as _runs
 from rung.cli.declared import serving as _serving
 from rung.cli.declared import training as _training
 from rung.cli.declared import tune as _tune
@@ -66,7 +67,20 @@ def _root(
 
 
 # In the order of a newcomer's first day, which is that of `rung --help`.
-for _declared in (_serving, _models, _training, _tune, _evaluate, _compress, _up, _releases, _experiment, _log, _jobs):
+for _declared in (
+    _serving,
+    _models,
+    _training,
+    _runs,
+    _tune,
+    _evaluate,
+    _compress,
+    _up,
+    _releases,
+    _experiment,
+    _log,
+    _jobs,
+):
     _declared.add(app)
 
 

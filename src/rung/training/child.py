@@ -32,6 +32,8 @@ class Order(msgspec.Struct, frozen=True):
     """Folder of the project."""
     run: str
     """Folder of the run."""
+    data: str
+    """Where dataset versions lie."""
     rank: int = 0
     rendezvous: str = ""
     """Where several processes meet."""

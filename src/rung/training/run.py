@@ -16,17 +16,19 @@ from rung.ports import BlobStore
 from rung.settings.cache import parse_size
 from rung.settings.project import ModelSettings, ProjectSettings
 from rung.store.blobs import open_store
-from rung.training import tracking
+from rung.training import environment, tracking
 from rung.training.child import Order
 from rung.training.crew import Crew, log_to
 from rung.training.events import Checkpointed, Event, Produced, Ready, Reported, Restarted, Started
 from rung.training.session import GOLDEN, MODEL_FOLDER, PROFILE
 from rung.training.weights import weights_digest
 
-__all__ = ["OUTPUT", "RESULT", "SPEC", "spec_of", "train_model"]
+__all__ = ["OUTPUT", "RESULT", "SPEC", "spec_of", "train_model", "under"]
 
 SPEC, RESULT, OUTPUT = "spec.json", "result.json", "output.log"
 """Files in the folder of a run: what was asked for, how it ended, what its processes printed."""
+ENVIRONMENT, CODE, SNAPSHOT = "environment.json", "code.json", "code.tar.gz"
+"""And what it ran in: packages, digests of the project's files with commit and difference, and those files."""
 
 
 def spec_of(name: str, model: ModelSettings, **changes: object) -> RunSpec:
@@ -64,18 +66,21 @@ def train_model(
     stop: Callable[[], bool] = lambda: False,
     resume: str = "",
     tags: dict[str, str] | None = None,
+    record: Path | None = None,
 ) -> RunResult:
     """Train a model of the project in `folder`, and register what came out.
 
     `resume` names a run that was interrupted: it goes on from its last checkpoint, as it was specified then. `stop` is
-    asked now and then; when it says yes, the run saves a checkpoint and ends without a version.
+    asked now and then; when it says yes, the run saves a checkpoint and ends without a version. `record` is the project
+    that keeps the run's record, where that is not the one whose code runs.
 
     Raises:
         TrainingFailed, InvalidData, ConfigurationError, BundleError: why there is no new version; the run's record
             says so as well, and the registry is as it was.
     """
     folder = folder.resolve()
-    tracked = tracking.resume(folder, resume) if resume else tracking.start(folder, spec.model, spec)
+    place = (record or folder).resolve()
+    tracked = tracking.resume(place, resume) if resume else tracking.start(place, spec.model, spec)
     if resume:
         spec = _spec_before(tracked.folder, tracked.name)
     run = _Run(project, folder, spec, tracked, on_event)
@@ -83,6 +88,8 @@ def train_model(
         tracked.tags(tags)
         run.lineage = {name.removeprefix("rung."): value for name, value in tags.items()}
     on_event(Started(tracked.name))
+    if not resume:
+        describe(tracked, folder)
     try:
         result = run.go(stop, resumed=bool(resume))
     except BaseException as error:
@@ -92,6 +99,18 @@ def train_model(
     _write(tracked.folder / RESULT, result)
     tracked.finish(result.ended, result.reason)
     return result
+
+
+def describe(tracked: tracking.TrackedRun, folder: Path) -> None:
+    """Write down what the run runs in: environment, code, machine."""
+    ran_in, files = environment.environment(), environment.code(folder)
+    _write(tracked.folder / ENVIRONMENT, ran_in)
+    _write(tracked.folder / CODE, files)
+    environment.snapshot(folder, tracked.folder / SNAPSHOT)
+    for name in (ENVIRONMENT, CODE, SNAPSHOT):
+        tracked.artifact(tracked.folder / name)
+    tracked.tags({"rung.environment": ran_in.digest, "rung.code": files.digest})
+    tracked.tags({f"rung.hardware.{name}": value for name, value in environment.hardware().items()})
 
 
 def _spec_before(folder: Path, name: str) -> RunSpec:
@@ -113,7 +132,8 @@ class _Run:
         on_event: Callable[[Event], None],
     ) -> None:
         self._model = project.models[spec.model]
-        self._repository = open_store(_under(folder, project.project.repository))
+        self._repository = open_store(under(folder, project.project.repository))
+        self._data = under(folder, project.project.data)
         self._folder, self._spec, self._tracked, self._on_event = folder, spec, tracked, on_event
         self.lineage: dict[str, str] = {}
         """What the version's lineage says beside the run."""
@@ -150,6 +170,7 @@ class _Run:
             self._spec,
             project=str(self._folder),
             run=str(self._tracked.folder),
+            data=self._data,
             # Another for each start: what a killed process left in the last one would be taken for company.
             rendezvous=str(self._tracked.folder / f"rendezvous-{secrets.token_hex(4)}"),
             resumed=resumed,
@@ -255,9 +276,9 @@ def _baseline(store: BlobStore, name: str) -> bytes:
         return b""
 
 
-def _under(folder: Path, place: str) -> str:
+def under(folder: Path, place: str) -> str:
     """A place of the project's file, as seen from anywhere."""
-    return place if "://" in place else str(folder / place)
+    return place if "://" in place else str((folder / place).resolve())
 
 
 def _write(path: Path, value: object) -> None:

@@ -125,10 +125,9 @@ def prepare(
     from rung.data import profile, validation
 
     spec, project = order.spec, Path(order.project)
-    settings = load_project(project)
-    model = settings.models[spec.model]
+    model = load_project(project).models[spec.model]
     section = model.dataset
-    version, whole = _read(order, settings.project.data, section, tell)
+    version, whole = _read(order, section, tell)
     parts, of = _divide(whole, section, spec.smoke)
     baseline = msgspec.json.decode(order.baseline, type=profile.Profile) if order.baseline else None
     if order.rank == 0:
@@ -154,13 +153,11 @@ def prepare(
     return Session(order, model, context, msgspec.json.encode(made))
 
 
-def _read(
-    order: "Order", place: str, section: DataSection, tell: Callable[[Event], None]
-) -> tuple[DatasetVersion, "pl.DataFrame"]:
+def _read(order: "Order", section: DataSection, tell: Callable[[Event], None]) -> tuple[DatasetVersion, "pl.DataFrame"]:
     from rung.data import datasets
 
     spec = order.spec
-    store = open_store(place)
+    store = open_store(order.data)
     if spec.dataset:
         version = datasets.load(store, spec.model, spec.dataset)
     elif section.source:

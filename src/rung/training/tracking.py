@@ -25,7 +25,7 @@ from rung.domain.errors import MissingDependency, NotFound
 from rung.domain.names import check_name
 from rung.domain.runs import Ended, RunSpec
 
-__all__ = ["STORE", "TrackedRun", "resume", "start"]
+__all__ = ["STORE", "TrackedRun", "folder_of", "resume", "standing", "start"]
 
 STORE = ".rung/mlflow.db"
 _RUNS, _ARTIFACTS = ".rung/runs", ".rung/artifacts"
@@ -189,6 +189,21 @@ def resume(folder: Path, run: str) -> TrackedRun:
     return TrackedRun(folder, state.model, run)
 
 
+def folder_of(project: Path, run: str) -> Path:
+    """The folder of a run, by its name."""
+    return project / _RUNS / run
+
+
+def standing(project: Path, run: str, ended: str, status: str) -> str:
+    """How a run stands: what its record says, or `killed` where its process is gone without having said so."""
+    if ended:
+        return ended
+    state = _read_state(folder_of(project, run))
+    if state is None:
+        return {"FINISHED": "finished", "FAILED": "failed", "RUNNING": "running"}.get(status, "killed")
+    return state.ended or ("running" if _alive(state) else "killed")
+
+
 def _need_mlflow() -> None:
     if importlib.util.find_spec("mlflow") is None:
         raise MissingDependency("runs are recorded by MLflow's client: pip install 'rung[tracking]'")
@@ -241,16 +256,18 @@ class _Sender:
 
     def send(self, folder: Path, name: str, state: _State) -> None:
         """Send what is new in a run's journal; `state` says how far it got."""
-        if not state.id:
-            run = self._client.create_run(self._experiment(state.model), run_name=name, tags={"rung.run": name})
-            state.id = run.info.run_id
         with (folder / _JOURNAL).open("rb") as journal:
             journal.seek(state.sent)
             content = journal.read()
         whole = content[: content.rfind(b"\n") + 1]
         if not whole:
             return
-        self._entries(state.id, [msgspec.json.decode(line, type=_Entry) for line in whole.splitlines()])
+        entries = [msgspec.json.decode(line, type=_Entry) for line in whole.splitlines()]
+        if not state.id:
+            began, tags = int(entries[0].at * 1000), {"rung.run": name}
+            experiment = self._experiment(state.model)
+            state.id = self._client.create_run(experiment, began, tags, run_name=name).info.run_id
+        self._entries(state.id, entries)
         state.sent += len(whole)
 
     def _entries(self, run: str, entries: list[_Entry]) -> None:

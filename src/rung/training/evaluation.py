@@ -1,5 +1,6 @@
 """Score a registered version on rows that it has not seen, through the code that serves it."""
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -270,8 +271,10 @@ def _rows_of(source: str, name: str, section: DataSection, folder: Path) -> "pl.
 
 
 def _headline(model: ModelSettings) -> tuple[str, tuple[str, ...]]:
-    if not model.metric or model.metric in METRICS:
-        return model.metric, ()
+    # What training reports on the validation rows is called so; here it is the same figure of other rows.
+    plain = re.sub(r"^(val|valid|validation|test)[_/.-]", "", model.metric)
+    if not plain or plain in METRICS:
+        return plain, ()
     return "", (f"the project's metric {model.metric!r} is its own: the headline is the usual one of the task",)
 
 

@@ -140,7 +140,7 @@ def _slice(
     graded: Graded, column: str, name: str, inside: Array, measured: Measure, groups: Array | None
 ) -> SliceScore:
     rows = int(inside.sum())
-    counts = [rows if groups is None else len(np.unique(groups[side])) for side in (inside, ~inside)]
+    counts = [int(side.sum()) if groups is None else len(np.unique(groups[side])) for side in (inside, ~inside)]
     bare = SliceScore(column, name, rows, counts[0])
     what = "rows" if groups is None else "groups"
     if counts[0] < LEAST:

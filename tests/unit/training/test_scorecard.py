@@ -104,6 +104,17 @@ def test_slices_of_numbers_are_quarters_and_of_many_texts_the_commonest() -> Non
     assert all(one.figure is None or one.figure.rows >= 20 for one in found)
 
 
+def test_a_column_of_one_value_has_nothing_to_compare_with() -> None:
+    frame = pl.DataFrame({"site": ["a"] * 190 + ["b"] * 10})
+    one, other = slices(_classes(200), frame, ("site",), METRICS["accuracy"], None)
+    (alone,) = slices(_classes(190), frame[:190], ("site",), METRICS["accuracy"], None)
+
+    assert one.note == alone.note == "too few other rows to compare with"
+    assert one.figure is not None
+    assert one.p is None
+    assert other.figure is None
+
+
 def test_a_slice_of_one_class_has_no_area() -> None:
     graded = _classes(300, 2)
     assert graded.answers is not None

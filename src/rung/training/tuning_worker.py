@@ -111,7 +111,7 @@ class _Worker:
         if result.ended == "stopped":
             raise TrialPruned if watch.pruned else _Asked
         if plan.metric not in result.metrics:
-            there = ", ".join(result.metrics) or "nothing"
+            there = ", ".join(sorted({*watch.names, *result.metrics})) or "nothing"
             raise ConfigurationError(
                 f"train reports {there}, and not {plan.metric!r}, by which trials are compared: call "
                 f"ctx.report({plan.metric}=...), or set metric in [models.{plan.model}]"
@@ -130,6 +130,8 @@ class _Watch:
         self._worker, self._trial = worker, trial
         self._metric = worker._book.plan.metric
         self._reports = 0
+        self.names: set[str] = set()
+        """Of the metrics that it reports."""
         self.pruned = False
 
     def hear(self, event: Event) -> None:
@@ -140,14 +142,20 @@ class _Watch:
             if not self._worker._book.dataset:
                 self._worker._book.dataset = event.dataset
             self._worker._tell(DataRead(event.dataset))
-        elif isinstance(event, Reported) and self._metric in event.metrics and not self.pruned:
+        elif isinstance(event, Reported):
+            self.names.update(event.metrics)
+            self._weigh(event)
+
+    def over(self) -> bool:
+        """Whether to end: it is worse than others were, or somebody asked."""
+        return self.pruned or self._worker._asked.is_set()
+
+    def _weigh(self, event: Reported) -> None:
+        if self._metric in event.metrics and not self.pruned:
             # Pruners compare trials at equal reports; steps differ where batch sizes do.
             self._reports += 1
             self._trial.report(event.metrics[self._metric], self._reports)
             self.pruned = self._trial.should_prune()
-
-    def over(self) -> bool:
-        return self.pruned or self._worker._asked.is_set()
 
 
 def main() -> int:

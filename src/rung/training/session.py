@@ -87,7 +87,8 @@ class Session:
             declared = msgspec.to_builtins(
                 {
                     "task": self._model.task,
-                    "labels": trained.labels or self._model.labels or context.data.labels,
+                    # Of numpy's kinds of text, too, as classes_ has them.
+                    "labels": [str(one) for one in trained.labels or self._model.labels or context.data.labels],
                     "transforms": transforms,
                     "description": trained.description,
                 }
@@ -147,7 +148,7 @@ def prepare(
     )
     context.folder.mkdir(parents=True, exist_ok=True)
     resumed = context.begin() if order.resumed else 0
-    made = profile.make(parts["train"], label=section.label, time=section.time, key=section.key)
+    made = profile.make(whole, label=section.label, time=section.time, key=section.key)
     if order.rank == 0:
         tell(Ready(version.digest, feed.rows, of, threads, context.device, resumed))
     return Session(order, model, context, msgspec.json.encode(made))

@@ -49,8 +49,8 @@ def _of_skops(archive: zipfile.ZipFile) -> str:
         for key, value in node.items():
             if key == "__id__":
                 made[key] = seen.setdefault(value, len(seen))
-            elif key == "file":
-                # Named by the same addresses.
+            elif key == "file" and isinstance(value, str) and "__loader__" in node:
+                # Named by the same addresses. A vocabulary may hold the word as well.
                 parts.append((str(len(parts)), hashlib.sha256(archive.read(value)).hexdigest()))
                 made[key] = len(parts)
             else:

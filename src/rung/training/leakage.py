@@ -44,7 +44,10 @@ def check(train: "pl.DataFrame", holdout: "pl.DataFrame", section: DataSection, 
     Returns:
         A verdict for each check that this data admits; `fail` where scores are too good to be believed.
     """
-    verdicts = [_rows(train, holdout, section)]
+    verdicts = [_rows(train, holdout, list(section.key), f"the key {', '.join(section.key)}")] if section.key else []
+    content = _content(train, holdout, section)
+    if content:
+        verdicts.append(_rows(train, holdout, content, "content"))
     if section.group:
         verdicts.append(_groups(train, holdout, section.group))
     if section.time:
@@ -56,24 +59,30 @@ def check(train: "pl.DataFrame", holdout: "pl.DataFrame", section: DataSection, 
     return verdicts
 
 
-def _rows(train: "pl.DataFrame", holdout: "pl.DataFrame", section: DataSection) -> Verdict:
-    features = [name for name in features_of(holdout, section) if name in train.columns]
+def _content(train: "pl.DataFrame", holdout: "pl.DataFrame", section: DataSection) -> list[str]:
+    """Columns by which rows are the same to a model, whatever they are called."""
+    features = [name for name in features_of(holdout, section) if name in train.columns and name not in section.key]
     # A picture under another name is the same picture.
     features = [name for name in features if _is_binary(holdout, name)] or features
-    columns = list(section.key) or [*features, *([section.label] if section.label in train.columns else [])]
+    # A label alone says nothing of the row.
+    return [*features, *([section.label] if section.label in train.columns else [])] if features else []
+
+
+def _rows(train: "pl.DataFrame", holdout: "pl.DataFrame", columns: list[str], by: str) -> Verdict:
+    """Rows that both have: of equal content there may be some by chance, of equal keys there may not."""
     seen = train.select(columns).hash_rows(seed=1).unique()
     both = holdout.select(columns).hash_rows(seed=1).is_in(seen.implode()).to_numpy()
     count, share = int(both.sum()), float(both.mean())
-    by = f"the key {', '.join(section.key)}" if section.key else "content"
+    name = "rows in both" if by != "content" else "content in both"
     evidence = {"rows": holdout.height, "found": count, "share": share, "by": by, "first": _first(both)}
     if not count:
-        return Verdict("pass", "rows in both", f"No row of the holdout is among the training rows, by {by}.", evidence)
-    outcome: Outcome = "fail" if section.key or share > _SEVERAL else "inconclusive"
+        return Verdict("pass", name, f"No row of the holdout is among the training rows, by {by}.", evidence)
+    outcome: Outcome = "fail" if by != "content" or share > _SEVERAL else "inconclusive"
     why = (
         f"{count} of {holdout.height} rows of the holdout ({share:.1%}) are among the training rows, by {by}: the "
         "model may know their answers by heart. Remove them, or name what ties them together in data.group."
     )
-    return Verdict(outcome, "rows in both", why, evidence)
+    return Verdict(outcome, name, why, evidence)
 
 
 def _groups(train: "pl.DataFrame", holdout: "pl.DataFrame", group: str) -> Verdict:

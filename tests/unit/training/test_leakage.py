@@ -38,7 +38,7 @@ SECTION = DataSection(label="label", time="at", group="user", key=("id",))
 def test_clean_data_passes_every_check() -> None:
     found = _found(_table(600, 1), _table(200, 2), SECTION)
     assert {name: one.outcome for name, one in found.items()} == dict.fromkeys(
-        ("rows in both", "groups in both", "holdout is later", "feature gives it away"), "pass"
+        ("rows in both", "content in both", "groups in both", "holdout is later", "feature gives it away"), "pass"
     )
 
 
@@ -48,9 +48,14 @@ def test_rows_on_both_sides() -> None:
 
     by_key = _found(train, mixed, DataSection(label="label", key=("id",)))["rows in both"]
     assert (by_key.outcome, by_key.evidence["found"], by_key.evidence["first"]) == ("fail", 3, [200, 201, 202])
-    few = _found(train, pl.concat([holdout, train[:1]]), DataSection(label="label"))["rows in both"]
+    # The same message under another number.
+    again = mixed.with_columns(id=pl.int_range(90_000, 90_000 + mixed.height))
+    renamed = _found(train, again, DataSection(label="label", key=("id",), features=("amount", "town")))
+    assert renamed["rows in both"].outcome == "pass"
+    assert (renamed["content in both"].outcome, renamed["content in both"].evidence["found"]) == ("fail", 3)
+    few = _found(train, pl.concat([holdout, train[:1]]), DataSection(label="label"))["content in both"]
     assert few.outcome == "inconclusive"
-    assert _found(train, mixed, DataSection(label="label"))["rows in both"].outcome == "fail"
+    assert _found(train, mixed, DataSection(label="label"))["content in both"].outcome == "fail"
 
 
 def test_groups_and_times_on_both_sides() -> None:

@@ -33,7 +33,7 @@ def run(name: str, version: int | None, wanted: Wanted, repository: str, *, as_j
     if as_json:
         print_json(outcome)
     else:
-        for line in outcome.tried:
+        for line in outcome.tried if len(outcome.tried) > 1 or outcome.registered else ():
             print(f"not taken: {line}")
         if outcome.report is not None:
             print("\n".join(table_of(outcome.report)))

@@ -6,10 +6,14 @@ above make nodes that only onnxruntime has, for the processor that it runs on; a
 """
 
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rung.domain.errors import BundleError
+from rung.training.compress.graph import Weights
 
 __all__ = ["freeze"]
 
@@ -38,9 +42,41 @@ def freeze(model: Any) -> Any:
         frozen = onnx.load(str(path))
     # Shapes as they were before folding: other tools trust them and stumble.
     del frozen.graph.value_info[:]
+    _fold_normalisation(frozen)
     _keep_used_opsets(frozen)
     _drop_unused(frozen)
     return frozen
+
+
+def _fold_normalisation(model: Any) -> None:
+    """Put batch normalisation into the weights of the Gemm before it, as onnxruntime does for convolutions alone."""
+    weights = Weights(model)
+    uses = Counter(name for node in _all_nodes(model.graph) for name in node.input)
+    uses.update(output.name for output in model.graph.output)
+    makers = {node.output[0]: node for node in model.graph.node}
+    for node in [one for one in model.graph.node if one.op_type == "BatchNormalization"]:
+        before, attributes = makers.get(node.input[0]), {one.name: one for one in node.attribute}
+        constants = [*node.input[1:5], *(before.input[1:3] if before is not None else ())]
+        if (
+            before is None
+            or before.op_type != "Gemm"
+            or len(before.input) < 3
+            or uses[node.input[0]] != 1
+            or any(name not in weights or uses[name] != 1 for name in constants)
+            or any(one.name in ("alpha", "beta") and one.f != 1 for one in before.attribute)
+            or ("training_mode" in attributes and attributes["training_mode"].i)
+        ):
+            continue
+        scale, shift, mean, variance = (weights[name].astype(np.float64) for name in node.input[1:5])
+        factor = scale / np.sqrt(variance + (attributes["epsilon"].f if "epsilon" in attributes else 1e-5))
+        across = any(one.name == "transB" and one.i for one in before.attribute)
+        matrix, bias = weights[before.input[1]], weights[before.input[2]]
+        if bias.shape[-1] != len(factor):
+            continue
+        weights[before.input[1]] = matrix * (factor[:, None] if across else factor)
+        weights[before.input[2]] = (bias - mean) * factor + shift
+        before.output[0] = node.output[0]
+        model.graph.node.remove(node)
 
 
 def _keep_used_opsets(model: Any) -> None:

@@ -3,6 +3,8 @@
 A drop is shown to be too large, shown to be small enough, or neither. Neither is not a pass.
 """
 
+import math
+
 from rung.domain.metrics import Direction
 from rung.domain.rules import Verdict, combine
 from rung.domain.scorecards import Figure
@@ -27,10 +29,15 @@ def drop(difference: Figure, limit: float, direction: Direction, *, looks: int =
         looks: how many candidates may be judged until one passes. Each gets its share of the 5 %, so that with all
             together one that is too bad still passes with no more (Bonferroni).
     """
-    low, high = _widened(difference, looks)
+    level = 1 - (1 - _LEVEL) / looks
+    low, high = _widened(difference, level)
     worst, best = (-low, -high) if direction == "maximize" else (high, low)
     lost = -difference.value if direction == "maximize" else difference.value
-    level = 1 - (1 - _LEVEL) / looks
+    if difference.name == "accuracy" and 0 < limit < 1:
+        # To lose `limit` of the rows, as many must have turned wrong at least: a model that is too bad cannot vary
+        # less than that, however few of its rows happened to turn here (a score test, as that of Tango, 1998).
+        least = math.sqrt(limit * (1 - limit) / max(difference.groups, 1))
+        worst = max(worst, lost + _quantile(difference, level) * least)
     said = f"{difference.name} is {abs(lost):.4g} {'worse' if lost > 0 else 'better' if lost < 0 else 'apart'}"
     between = f"a drop of {best:.4g} to {worst:.4g} at {100 * level:.4g} %, {difference.rows:,} rows"
     evidence = {
@@ -64,17 +71,16 @@ def judge(dropped: Verdict, sized: Verdict) -> Verdict:
     return combine(guards, rule="compress")
 
 
-def _widened(difference: Figure, looks: int) -> tuple[float, float]:
-    """The ends of the interval at the level of several looks."""
-    if looks == 1:
-        return difference.low, difference.high
-    from scipy.stats import norm, t
-
-    def quantile(level: float) -> float:
-        if "Wilson" in difference.method:
-            return float(norm.ppf((1 + level) / 2))
-        return float(t.ppf((1 + level) / 2, max(difference.groups - 1, 1)))
-
-    factor = quantile(1 - (1 - _LEVEL) / looks) / quantile(difference.level)
+def _widened(difference: Figure, level: float) -> tuple[float, float]:
+    """The ends of the interval at another level."""
+    factor = _quantile(difference, level) / _quantile(difference, difference.level)
     middle = difference.value
     return middle - factor * (middle - difference.low), middle + factor * (difference.high - middle)
+
+
+def _quantile(difference: Figure, level: float) -> float:
+    from scipy.stats import norm, t
+
+    if "Wilson" in difference.method:
+        return float(norm.ppf((1 + level) / 2))
+    return float(t.ppf((1 + level) / 2, max(difference.groups - 1, 1)))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rung.domain.errors import ConfigurationError, MissingDependency
+from rung.domain.errors import BundleError, ConfigurationError, MissingDependency
 from rung.domain.tensors import Array, Tensors
 from rung.runtimes.onnx_files import external_files
 
@@ -34,7 +34,8 @@ def read(artifact: Path) -> Any:
     if sum(file.stat().st_size for file in (path, *beside)) >= _LIMIT:
         raise ConfigurationError(f"{path.name} has 2 GiB or more: that is too large to compress here")
     model = onnx.load(str(path))
-    # What a training framework wrote for itself: shapes that may be stale by now, and notes on its sources.
+    # What a training framework wrote for itself: shapes that will be stale, and notes on its sources.
+    del model.graph.value_info[:]
     for node in model.graph.node:
         node.doc_string = ""
     return model
@@ -51,7 +52,11 @@ def nodes_of(model: Any) -> int:
 
 
 def session(model: Any, *, threads: int = 1) -> Any:
-    """A session of onnxruntime, set up as a replica sets up its own."""
+    """A session of onnxruntime, set up as a replica sets up its own.
+
+    Raises:
+        BundleError: it cannot load the graph.
+    """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -60,7 +65,10 @@ def session(model: Any, *, threads: int = 1) -> Any:
     options.log_severity_level = _NO_MESSAGES
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     data = model if isinstance(model, bytes) else model.SerializeToString()
-    return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    try:
+        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise BundleError(f"onnxruntime cannot load the graph: {error}") from error
 
 
 def outputs_of(model: Any, rows: Sequence[Tensors], names: Sequence[str] = ()) -> dict[str, list[Array]]:

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from rung.domain.errors import ConfigurationError
+from rung.domain.errors import BundleError, ConfigurationError
 from rung.domain.tensors import Tensors
 from rung.training.compress.graph import session
 
@@ -43,6 +43,7 @@ def quantise(model: Any, mode: Mode, rows: Sequence[Tensors]) -> Any:
 
     Raises:
         ConfigurationError: `static` without rows, or nothing in the graph that could be quantised.
+        BundleError: onnxruntime cannot do it.
     """
     import onnx
     from onnx import version_converter
@@ -57,23 +58,27 @@ def quantise(model: Any, mode: Mode, rows: Sequence[Tensors]) -> Any:
         prepared = version_converter.convert_version(prepared, _LEAST_OPSET)
     # Shapes that are known here are not taken at their word there.
     del prepared.graph.value_info[:]
+    _flatten_biases(prepared)
     mark = prepared.metadata_props.add()
     mark.key, mark.value = _PREPARED, "onnxruntime.quant"
     options: dict[str, Any] = {"per_channel": True, "reduce_range": True, "weight_type": QuantType.QInt8}
     with tempfile.TemporaryDirectory(prefix="rung-int8-") as folder:
         path = Path(folder, "model.onnx")
-        if mode == "dynamic":
-            quantize_dynamic(prepared, str(path), **options)
-        else:
-            quantize_static(
-                prepared,
-                str(path),
-                _reader(rows),
-                quant_format=QuantFormat.QDQ,
-                activation_type=QuantType.QUInt8,
-                op_types_to_quantize=sorted(set(QDQRegistry) - _LEFT_ALONE),
-                **options,
-            )
+        try:
+            if mode == "dynamic":
+                quantize_dynamic(prepared, str(path), **options)
+            else:
+                quantize_static(
+                    prepared,
+                    str(path),
+                    _reader(rows),
+                    quant_format=QuantFormat.QDQ,
+                    activation_type=QuantType.QUInt8,
+                    op_types_to_quantize=sorted(set(QDQRegistry) - _LEFT_ALONE),
+                    **options,
+                )
+        except Exception as error:
+            raise BundleError(f"onnxruntime cannot quantise this graph: {error}") from error
         made = onnx.load(str(path))
     known = {one.key: one.value for one in model.metadata_props}
     del made.metadata_props[:]
@@ -100,6 +105,19 @@ def batch_effect(model: Any, rows: Sequence[Tensors], output: str) -> float:
     ]
     span = float(np.ptp(whole)) or 1.0
     return float(np.abs(np.concatenate(alone) - whole).max()) / span
+
+
+def _flatten_biases(model: Any) -> None:
+    """Biases of Gemm as [n]: onnxruntime stumbles over [1, n], which means the same."""
+    users: dict[str, list[Any]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node)
+    for tensor in model.graph.initializer:
+        takers = users.get(tensor.name, [])
+        biases = all(node.op_type == "Gemm" and list(node.input[:2]).count(tensor.name) == 0 for node in takers)
+        if takers and biases and len(tensor.dims) == 2 and tensor.dims[0] == 1:
+            del tensor.dims[0]
 
 
 def _reader(rows: Sequence[Tensors]) -> Any:

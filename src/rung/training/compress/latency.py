@@ -15,8 +15,8 @@ __all__ = ["measure"]
 
 _SECONDS = 1.0
 """For one size of batch."""
-_ROUNDS = 40
-_LEAST_ROUNDS = 8
+_PAIRS, _ROUNDS = 6, 6
+"""Two sessions of one graph differ by where their memory lies, so sessions are what varies: a pair counts once."""
 _LARGE, _LARGE_PICTURES = 32, 4
 _PICTURE = 10_000
 """Elements of a row from which on it counts as a picture."""
@@ -25,8 +25,8 @@ _PICTURE = 10_000
 def measure(before: Any, after: Any, rows: Sequence[Tensors], *, batched: bool) -> tuple[Latency, ...]:
     """Time calls of one row, and of 32 (pictures: 4) where there are so many and rows may be put together.
 
-    A round is some calls of one graph and then as many of the other, the order changing by turns; the interval of the
-    ratio is Student's t on the logarithms of the rounds' ratios of medians.
+    Of each of several pairs of new sessions: rounds of some calls of one graph and then as many of the other, the
+    order changing by turns. The interval of the ratio is Student's t on the pairs' mean logarithms of ratios.
 
     Args:
         before: a graph.
@@ -34,43 +34,54 @@ def measure(before: Any, after: Any, rows: Sequence[Tensors], *, batched: bool) 
         rows: batches of inputs.
         batched: whether the first dimension counts rows.
     """
-    sessions = session(before), session(after)
     if not batched:
-        return (_paired(sessions, dict(rows[0]), 1),)
-    together = {name: np.concatenate([batch[name] for batch in rows]) for name in rows[0]}
-    count = len(next(iter(together.values())))
-    elements = sum(array[0].size for array in together.values())
-    sizes = sorted({1, min(_LARGE if elements < _PICTURE else _LARGE_PICTURES, count)})
-    return tuple(_paired(sessions, {name: array[:size] for name, array in together.items()}, size) for size in sizes)
+        batches = {1: dict(rows[0])}
+    else:
+        together = {name: np.concatenate([batch[name] for batch in rows]) for name in rows[0]}
+        count = len(next(iter(together.values())))
+        elements = sum(array[0].size for array in together.values())
+        sizes = sorted({1, min(_LARGE if elements < _PICTURE else _LARGE_PICTURES, count)})
+        batches = {size: {name: array[:size] for name, array in together.items()} for size in sizes}
+    times: dict[int, list[tuple[float, float]]] = {size: [] for size in batches}
+    for _ in range(_PAIRS):
+        sessions = session(before), session(after)
+        for size, inputs in batches.items():
+            times[size] += _paired(sessions, inputs)
+    return tuple(_ratio(size, found) for size, found in times.items())
 
 
-def _paired(sessions: tuple[Any, Any], inputs: dict[str, Array], size: int) -> Latency:
-    from scipy.stats import t
-
+def _paired(sessions: tuple[Any, Any], inputs: dict[str, Array]) -> list[tuple[float, float]]:
+    """Median seconds of both, of each round."""
     for one in sessions:
         for _ in range(3):
             one.run(None, inputs)
     once = max(_time(one, inputs) for one in sessions)
     # So many calls that a round is long beside the clock, and short beside whatever disturbs.
-    calls = max(1, min(50, round(_SECONDS / (2 * _ROUNDS * once))))
-    medians: tuple[list[float], list[float]] = ([], [])
-    until = time.perf_counter() + _SECONDS
+    calls = max(1, min(50, round(_SECONDS / (2 * _PAIRS * _ROUNDS * once))))
+    rounds = []
     for turn in range(_ROUNDS):
-        if turn >= _LEAST_ROUNDS and time.perf_counter() > until:
-            break
+        medians = [0.0, 0.0]
         for side in (0, 1) if turn % 2 else (1, 0):
-            medians[side].append(float(np.median([_time(sessions[side], inputs) for _ in range(calls)])))
-    logs = np.log(np.array(medians[1]) / np.array(medians[0]))
-    middle, error = float(logs.mean()), float(logs.std(ddof=1)) / math.sqrt(len(logs))
-    radius = float(t.ppf(0.975, len(logs) - 1)) * error
+            medians[side] = float(np.median([_time(sessions[side], inputs) for _ in range(calls)]))
+        rounds.append((medians[0], medians[1]))
+    return rounds
+
+
+def _ratio(size: int, found: list[tuple[float, float]]) -> Latency:
+    from scipy.stats import t
+
+    seconds = np.array(found)
+    logs = np.log(seconds[:, 1] / seconds[:, 0]).reshape(_PAIRS, _ROUNDS).mean(axis=1)
+    middle, error = float(logs.mean()), float(logs.std(ddof=1)) / math.sqrt(_PAIRS)
+    radius = float(t.ppf(0.975, _PAIRS - 1)) * error
     return Latency(
-        size,
-        float(np.median(medians[0])),
-        float(np.median(medians[1])),
-        math.exp(middle),
-        math.exp(middle - radius),
-        math.exp(middle + radius),
-        len(logs),
+        rows=size,
+        before=float(np.median(seconds[:, 0])),
+        after=float(np.median(seconds[:, 1])),
+        ratio=math.exp(middle),
+        low=math.exp(middle - radius),
+        high=math.exp(middle + radius),
+        sessions=_PAIRS,
     )
 
 

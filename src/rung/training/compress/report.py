@@ -37,7 +37,8 @@ class Latency(msgspec.Struct, frozen=True):
     low: float
     """Ends of the 95 % interval of the ratio."""
     high: float
-    rounds: int
+    sessions: int
+    """Pairs of sessions that it was measured on."""
 
     @property
     def slower(self) -> bool:

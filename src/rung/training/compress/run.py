@@ -27,6 +27,8 @@ from rung.training.compress.subject import Subject, open_subject
 __all__ = ["Outcome", "compress"]
 
 _FILE = "model.onnx"
+_SLOWER = 1.02
+"""Ratio of latencies that folding has to be shown to exceed before it is taken back."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -130,13 +132,13 @@ class _Work:
 
     def _refusal(self, report: Report | None, tried: list[str], smallest: int) -> str:
         subject, budget = self._subject, self._wanted.budget
-        stays = f"nothing was registered; version {subject.manifest.version} of {subject.manifest.name} is as it was"
+        stays = f"Nothing was registered; version {subject.manifest.version} of {subject.manifest.name} is as it was."
         if budget and smallest > budget:
-            reached = f"the smallest that was reached has {smallest:,} bytes, and the budget is {budget:,}"
-            return f"{reached}: {stays}"
+            return f"The smallest that was reached has {smallest:,} bytes, and the budget is {budget:,}. {stays}"
         if report is None:
-            return f"{'; '.join(tried)}: {stays}"
-        return f"{report.verdict.outcome}: {report.verdict.why.rstrip('.')}: {stays}"
+            return f"{'; '.join(tried)}. {stays}"
+        why = report.verdict.why
+        return f"{why} {'Not shown to hold is not a pass. ' if report.verdict.outcome == 'inconclusive' else ''}{stays}"
 
     def _make(self, plan: tuple[Step, ...]) -> _Candidate:
         """The original after these steps; what was made before is not made again."""
@@ -188,7 +190,7 @@ class _Work:
         if far > 1:
             return f"output {where} is not what it was: {far:.3g} times the tolerance of the golden examples"
         timed = latency.measure(before, after, self._subject.rows, batched=self._subject.manifest.signature.batched)
-        slower = [one for one in timed if one.slower and one.ratio > 1.02]
+        slower = [one for one in timed if one.low > _SLOWER]
         if slower:
             one = slower[0]
             return f"it is slower: {one.ratio:.2f} times [{one.low:.2f}, {one.high:.2f}] at {one.rows} rows a call"

@@ -31,6 +31,7 @@ __all__ = ["Answerer", "Batch", "features_of", "opened"]
 _ROWS, _PICTURES = 512, 8
 """In one batch: so many pictures with their masks stay small beside the model."""
 _REASONS = 3
+_ALL_REFUSED = 1_000
 _HEADS = {
     "classification.top_k": "classification",
     "segmentation.mask": "segmentation",
@@ -85,13 +86,15 @@ class Answerer:
         A batch that is refused is taken in halves, until the rows are found that are the reason.
 
         Raises:
-            InvalidData: the table lacks a column that the version takes.
+            InvalidData: the table lacks a column that the version takes, or the first 1,000 rows were all refused.
             WorkerDied: the process that holds the model ended.
         """
         columns = self.columns(frame, section)
         for start in range(0, frame.height, self.largest):
             part = frame[start : start + self.largest]
             yield from self._try(part, columns, start)
+            if self.refused == start + part.height >= _ALL_REFUSED:
+                raise InvalidData(f"the first {self.refused} rows were all refused; {self.refusals[0]}")
 
     def columns(self, frame: "pl.DataFrame", section: DataSection) -> tuple[str, ...]:
         """Columns of the table that are given to the version.

@@ -296,6 +296,7 @@ def test_what_a_reader_has_to_know_is_noted(store: BlobStore, tmp_path: Path) ->
         (line_rows().with_columns(y=None), SECTION, "is empty in 80 of 80 rows"),
         (line_rows().with_columns(y=pl.lit("many")), SECTION, "a regression gives numbers"),
         (line_rows().with_columns(a=99.0), SECTION, "not one of 80 rows was answered; row 1: column 'a'"),
+        (line_rows(2_000).with_columns(a=99.0), SECTION, "the first 1024 rows were all refused; row 1: column 'a'"),
         (line_rows(1), SECTION, "an interval takes two at least"),
         (line_rows(), DataSection(label="y", slices=("town",)), "there is no column 'town'"),
     ],

@@ -1,4 +1,4 @@
-"""Studies of Optuna: where they are kept, who proposes parameters, which trials are left, which died.
+"""Studies: which trials wait, which were done, and whose worker died.
 
 The trials of a study wait in a queue from its beginning, so that any number of workers, of one command or of several,
 do each of them once. A trial whose worker was killed goes back into the queue. On one machine a worker holds a lock on
@@ -8,9 +8,8 @@ study in PostgreSQL, a heartbeat says that it lives.
 
 import fcntl
 import os
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,24 +17,21 @@ import msgspec
 
 from rung.domain.errors import ConfigurationError, MissingDependency, NotFound
 from rung.domain.names import check_name
-from rung.domain.studies import Pruner, Sampler, State, StudyPlan, TrialResult
+from rung.domain.studies import State, StudyPlan, TrialResult
+from rung.training.samplers import pruner_for, sampler_for
+from rung.training.study_storage import FOLDER, close, experimental, journal_of, locked, names, open_storage
 
 try:
     import optuna
-    from optuna.storages import journal
 except ImportError:
     raise MissingDependency("rung tune needs Optuna: pip install 'rung[tune]'") from None
 
-__all__ = ["Book", "Failed", "names", "pruner_for", "sampler_for"]
+__all__ = ["Book", "Failed"]
 
-FOLDER = Path(".rung", "studies")
 _PLAN, _SLOT, _WORKER, _RUN, _REASON, _DATASET = (
     f"rung.{name}" for name in ("plan", "slot", "worker", "run", "reason", "dataset")
 )
 """Names of attributes that Optuna keeps for us."""
-_HEARTBEAT, _GRACE = 10, 40
-"""Seconds between two heartbeats in PostgreSQL, and after which a silent trial counts as dead."""
-_SCHEMA = "rung_studies"
 _STATES: dict[str, State] = {
     "COMPLETE": "complete",
     "PRUNED": "pruned",
@@ -55,77 +51,8 @@ class _Surplus(Exception):
     """A trial that nobody asked for."""
 
 
-class _Lock:
-    """The kernel's lock on a file. Optuna's own, a link, would outlive a process that was killed."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._descriptor = path, -1
-
-    def acquire(self) -> bool:
-        """Wait until nobody holds it."""
-        self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        return True
-
-    def release(self) -> None:
-        """Let it go."""
-        os.close(self._descriptor)
-
-
-class _Numbered(optuna.samplers.BaseSampler):
-    """Draws the numbers of a trial from its number: the same whichever worker does it, and none twice on resuming."""
-
-    def __init__(self, make: Callable[[int], optuna.samplers.BaseSampler], seed: int) -> None:
-        self._make, self._seed = make, seed
-        self._inner = make(seed)
-
-    def before_trial(self, study: Any, trial: Any) -> None:
-        self._inner = self._make((self._seed * 1_000_003 + trial.number) % 2**32)
-        self._inner.before_trial(study, trial)
-
-    def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
-        return self._inner.infer_relative_search_space(study, trial)
-
-    def sample_relative(self, study: Any, trial: Any, search_space: Any) -> Any:
-        return self._inner.sample_relative(study, trial, search_space)
-
-    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
-        return self._inner.sample_independent(study, trial, param_name, param_distribution)
-
-    def after_trial(self, study: Any, trial: Any, state: Any, values: Sequence[float] | None) -> None:
-        self._inner.after_trial(study, trial, state, values)
-
-
-def sampler_for(name: Sampler, seed: int) -> Any:
-    """Optuna's sampler of that name. What it draws depends on `seed`, the trial's number, and earlier results.
-
-    Raises:
-        MissingDependency: `cmaes` is not installed.
-    """
-    samplers = optuna.samplers
-    if name == "random":
-        return _Numbered(lambda number: samplers.RandomSampler(seed=number), seed)
-    if name == "tpe":
-        # Trials that are running count as bad meanwhile, so that workers do not all try the same place.
-        return _Numbered(lambda number: samplers.TPESampler(seed=number, constant_liar=True), seed)
-    try:
-        import cmaes  # noqa: F401 - Optuna would say so at the second trial only.
-    except ImportError:
-        raise MissingDependency("--sampler cmaes needs cmaes: pip install 'rung[tune]'") from None
-    return _Numbered(lambda number: samplers.CmaEsSampler(seed=number, warn_independent_sampling=False), seed)
-
-
-def pruner_for(name: Pruner) -> Any:
-    """Optuna's pruner of that name. It counts reports, from 1."""
-    if name == "median":
-        return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1)
-    if name == "hyperband":
-        return optuna.pruners.HyperbandPruner(min_resource=1, max_resource="auto", reduction_factor=3)
-    return optuna.pruners.NopPruner()
-
-
 class Book:
-    """One study, and the folder beside it on this machine.
+    """One study, and the folder beside it on this machine. `close` it.
 
     Attributes:
         study: Optuna's.
@@ -134,9 +61,9 @@ class Book:
         folder: where its pictures and locks lie.
     """
 
-    def __init__(self, study: Any, plan: StudyPlan, name: str, folder: Path, *, shared: bool) -> None:
-        self.study, self.plan, self.name, self.folder = study, plan, name, folder
-        self._shared = shared
+    def __init__(self, study: Any, plan: StudyPlan, folder: Path, kept: Any, *, shared: bool) -> None:
+        self.study, self.plan, self.name, self.folder = study, plan, folder.name, folder
+        self._kept, self._shared = kept, shared
         self._lock: int | None = None
         self._mine = ""
 
@@ -151,15 +78,19 @@ class Book:
         direction: Literal["minimize", "maximize"] = "minimize" if plan.minimize else "maximize"
         folder = project / FOLDER / name
         folder.mkdir(parents=True, exist_ok=True)
-        opened = _storage(project, storage, name)
-        with _locked(folder / "claim.lock"):
-            study = optuna.create_study(storage=opened, study_name=name, direction=direction, load_if_exists=True)
+        kept = open_storage(project, storage, name, _retry)
+        with locked(folder / "claim.lock"):
+            study = optuna.create_study(storage=kept, study_name=name, direction=direction, load_if_exists=True)
             known = study.user_attrs.get(_PLAN)
             if known is None:
                 study.set_user_attr(_PLAN, msgspec.json.encode(plan).decode())
-            else:
+        try:
+            if known is not None:
                 _same(msgspec.json.decode(known, type=StudyPlan), plan, name)
-        return cls.open(project, storage, name)
+        except ConfigurationError:
+            close(kept)
+            raise
+        return cls._of(study, folder, kept, shared=bool(storage))
 
     @classmethod
     def open(cls, project: Path, storage: str, name: str) -> "Book":
@@ -167,26 +98,37 @@ class Book:
 
         Raises:
             NotFound: there is none of that name.
+            ConfigurationError: the storage cannot be used.
         """
-        folder = project / FOLDER / name
-        if not storage and not _journal(project, name).exists():
+        if not storage and not journal_of(project, name).exists():
             there = ", ".join(names(project)) or "none"
             raise NotFound(f"there is no study {name!r}; there are: {there}")
-        opened = _storage(project, storage, name)
-        try:
-            study = optuna.load_study(storage=opened, study_name=name)
-        except KeyError:
-            raise NotFound(f"there is no study {name!r} in this storage") from None
-        plan = msgspec.json.decode(study.user_attrs[_PLAN], type=StudyPlan)
-        study.sampler, study.pruner = sampler_for(plan.sampler, plan.seed), pruner_for(plan.pruner)
+        folder = project / FOLDER / name
         folder.mkdir(parents=True, exist_ok=True)
-        return cls(study, plan, name, folder, shared=bool(storage))
+        kept = open_storage(project, storage, name, _retry)
+        try:
+            study = optuna.load_study(storage=kept, study_name=name)
+        except KeyError:
+            close(kept)
+            raise NotFound(f"there is no study {name!r} in this storage") from None
+        return cls._of(study, folder, kept, shared=bool(storage))
+
+    @classmethod
+    def _of(cls, study: Any, folder: Path, kept: Any, *, shared: bool) -> "Book":
+        plan = msgspec.json.decode(study.user_attrs[_PLAN], type=StudyPlan)
+        # What the study was begun with counts, whatever the project's file says now.
+        study.sampler, study.pruner = sampler_for(plan.sampler, plan.seed), pruner_for(plan.pruner)
+        return cls(study, plan, folder, kept, shared=shared)
+
+    def close(self) -> None:
+        """Part from where it is kept. Twice is no error."""
+        close(self._kept)
 
     # --- the queue --------------------------------------------------------------------------------
 
     def fill(self, trials: int) -> int:
         """Let so many trials wait that there are `trials` in all; says how many those are now."""
-        with _locked(self.folder / "claim.lock"):
+        with locked(self.folder / "claim.lock"):
             slots = {trial.user_attrs[_SLOT] for trial in self.study.get_trials(deepcopy=False) if _ours(trial)}
             for slot in range(len(slots), trials):
                 self.study.enqueue_trial({}, user_attrs={_SLOT: slot})
@@ -220,7 +162,7 @@ class Book:
         `objective` gets Optuna's trial. When it raises `Failed`, the trial has failed for that reason; `TrialPruned`
         ends it early. When it raises anything else, the trial waits once more, and that is raised here.
         """
-        with _locked(self.folder / "claim.lock") as release:
+        with locked(self.folder / "claim.lock") as release:
             if not self.waiting():
                 return False
             number = -1
@@ -240,7 +182,7 @@ class Book:
                     raise
 
             try:
-                with _experimental():
+                with experimental():
                     self.study.optimize(begin, n_trials=1, catch=(_Surplus, Failed))
             except BaseException:
                 if number >= 0:
@@ -258,7 +200,7 @@ class Book:
         Acting twice does no harm: Optuna lets a trial fail once only.
         """
         dead: list[int] = []
-        with _locked(self.folder / "claim.lock"), _experimental():
+        with locked(self.folder / "claim.lock"), experimental():
             if self._shared:
                 optuna.storages.fail_stale_trials(self.study)
             for trial in self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
@@ -326,56 +268,11 @@ class Book:
         if len(done) < 4 or len({trial.value for trial in done}) < 2:
             return {}
         try:
-            with _experimental():
+            with experimental():
                 found = optuna.importance.get_param_importances(self.study)
         except (ValueError, RuntimeError):
             return {}
         return {name: float(share) for name, share in found.items()}
-
-
-def names(project: Path) -> list[str]:
-    """The studies in the project's folder, the newest last."""
-    found = sorted((project / FOLDER).glob("*.journal"), key=lambda path: path.stat().st_mtime)
-    return [path.stem for path in found]
-
-
-def _journal(project: Path, name: str) -> Path:
-    return project / FOLDER / f"{name}.journal"
-
-
-def _storage(project: Path, storage: str, name: str) -> Any:
-    if not storage:
-        path = _journal(project, name)
-        lock: Any = _Lock(path.with_suffix(".lock"))
-        file = journal.JournalFileBackend(str(path), lock)
-        return optuna.storages.JournalStorage(file)
-    if not storage.startswith("postgresql://"):
-        raise ConfigurationError(
-            f"storage = {storage!r} will not do: write postgresql://USER@HOST/DATABASE, or leave it empty for a file "
-            "in the project's folder"
-        )
-    return _postgres(storage)
-
-
-def _postgres(url: str) -> Any:
-    try:
-        import psycopg
-        import sqlalchemy.exc
-    except ImportError:
-        raise MissingDependency("studies in PostgreSQL need its driver: pip install 'rung[postgres]'") from None
-    try:
-        with psycopg.connect(url, autocommit=True) as connection:
-            # A schema of its own: Optuna's tables of migrations and rung's have one name.
-            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {_SCHEMA}")
-        return optuna.storages.RDBStorage(
-            url.replace("postgresql://", "postgresql+psycopg://", 1),
-            engine_kwargs={"connect_args": {"options": f"-csearch_path={_SCHEMA}"}, "pool_pre_ping": True},
-            heartbeat_interval=_HEARTBEAT,
-            grace_period=_GRACE,
-            heartbeat_stale_trial_callback=_retry,
-        )
-    except (psycopg.Error, sqlalchemy.exc.SQLAlchemyError) as error:
-        raise ConfigurationError(f"the storage of studies cannot be used: {error}") from None
 
 
 def _same(known: StudyPlan, plan: StudyPlan, name: str) -> None:
@@ -385,21 +282,6 @@ def _same(known: StudyPlan, plan: StudyPlan, name: str) -> None:
                 f"study {name!r} was begun with another {field}: {getattr(known, field)!r}, not "
                 f"{getattr(plan, field)!r}; give a new name by --study"
             )
-
-
-def _retry(study: Any, trial: Any) -> None:
-    """Let a trial wait again whose process died, if that has not happened too often."""
-    plan = msgspec.json.decode(study.user_attrs[_PLAN], type=StudyPlan)
-    with _experimental():
-        optuna.storages.RetryHeartbeatStaleTrialCallback(plan.retries)(study, trial)
-
-
-@contextmanager
-def _experimental() -> Iterator[None]:
-    """What Optuna calls experimental is what its manual recommends for this."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        yield
 
 
 def _ours(trial: Any) -> bool:
@@ -427,18 +309,8 @@ def _result(trial: Any, *, repeated: bool) -> TrialResult:
     )
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[Callable[[], None]]:
-    """Hold a lock among the processes of this machine; what is yielded lets it go before the end."""
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    held = [descriptor]
-
-    def release() -> None:
-        if held:
-            os.close(held.pop())
-
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield release
-    finally:
-        release()
+def _retry(study: Any, trial: Any) -> None:
+    """Let a trial wait again whose process died, if that has not happened too often."""
+    plan = msgspec.json.decode(study.user_attrs[_PLAN], type=StudyPlan)
+    with experimental():
+        optuna.storages.RetryHeartbeatStaleTrialCallback(plan.retries)(study, trial)

@@ -3,6 +3,7 @@
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from rung.training.events import Event
 from rung.training.run import train_model
 from rung.training.search_space import check
 from rung.training.session import watch_of
-from rung.training.studies import Book, names
+from rung.training.studies import Book
+from rung.training.study_storage import names
 from rung.training.tuning_worker import DataRead, Task, TrialBegan, TrialEnded, WorkerEvent
 
 __all__ = ["newest", "next_name", "plan_of", "register_winner", "status", "tune"]
@@ -58,8 +60,9 @@ def newest(folder: Path, model: str) -> str:
         NotFound: there is none.
     """
     for name in reversed(names(folder)):
-        if Book.open(folder, "", name).plan.model == model:
-            return name
+        with closing(Book.open(folder, "", name)) as book:
+            if book.plan.model == model:
+                return name
     raise NotFound(f"no study of {model} was begun in this folder: leave out --resume")
 
 
@@ -80,8 +83,8 @@ def status(folder: Path, storage: str, study: str) -> StudyResult:
     """
     from rung.training.study_plots import draw
 
-    book = Book.open(folder, storage, study)
-    result = StudyResult(study, book.plan, book.trials(), book.best(), book.importance(), dataset=book.dataset)
+    with closing(Book.open(folder, storage, study)) as book:
+        result = StudyResult(study, book.plan, book.trials(), book.best(), book.importance(), dataset=book.dataset)
     return msgspec.structs.replace(result, pictures=[str(path) for path in draw(result, book.folder)])
 
 
@@ -107,12 +110,12 @@ def tune(
         TrainingFailed: trial after trial fails.
     """
     folder = folder.resolve()
-    book = Book.begin(folder, storage, study, plan)
-    book.bury()
-    have = book.fill(trials)
-    if have > trials:
-        raise InvalidInput(f"study {study} has {have} trials already: give a larger --trials", field="trials")
-    _Team(book, Task(str(folder), storage, study, spec), workers, hear).run(stop)
+    with closing(Book.begin(folder, storage, study, plan)) as book:
+        book.bury()
+        have = book.fill(trials)
+        if have > trials:
+            raise InvalidInput(f"study {study} has {have} trials already: give a larger --trials", field="trials")
+        _Team(book, Task(str(folder), storage, study, spec), workers, hear).run(stop)
     return status(folder, storage, study)
 
 

@@ -77,6 +77,7 @@ class _Worker:
             return
         finally:
             self._book.depart()
+            self._book.close()
 
     def _listen(self) -> None:
         try:

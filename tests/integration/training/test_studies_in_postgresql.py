@@ -46,7 +46,9 @@ def test_two_folders_share_a_study_and_a_killed_trial_comes_back(tmp_path: Path,
         process.kill()
         process.communicate()
     # Another machine cannot know so soon; this one does.
-    assert Book.open(there, postgres, "s").bury() == []
+    other = Book.open(there, postgres, "s")
+    assert other.bury() == []
+    other.close()
     assert book.bury() == [2]
     workers = [_worker(folder, -1, postgres) for folder in (here, there)]
     for worker in workers:
@@ -55,3 +57,4 @@ def test_two_folders_share_a_study_and_a_killed_trial_comes_back(tmp_path: Path,
     states: list[Any] = [trial.state for trial in book.trials()]
     assert sorted(states) == ["complete"] * 8 + ["lost"]
     assert [trial.retry_of for trial in book.trials() if trial.retry_of is not None] == [2]
+    book.close()

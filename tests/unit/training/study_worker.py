@@ -23,3 +23,4 @@ def objective(trial: Any) -> float:
 while book.work(objective):
     pass
 book.depart()
+book.close()

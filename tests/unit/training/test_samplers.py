@@ -13,7 +13,7 @@ import optuna
 from scipy.stats import binomtest
 
 from rung.domain.studies import Sampler
-from rung.training.studies import pruner_for, sampler_for
+from rung.training.samplers import pruner_for, sampler_for
 
 Function = Callable[[Any], float]
 

@@ -13,7 +13,8 @@ pytest.importorskip("optuna")
 
 from rung.domain.errors import ConfigurationError, NotFound
 from rung.domain.studies import Range, StudyPlan, TrialResult
-from rung.training.studies import Book, Failed, names
+from rung.training.studies import Book, Failed
+from rung.training.study_storage import names
 
 _SCRIPT = Path(__file__).with_name("study_worker.py")
 PLAN = StudyPlan("m", {"x": Range(-5.0, 5.0)}, "loss", minimize=True, sampler="random", params={"x": 0.0})

@@ -65,7 +65,12 @@ def check(
     """
     if not frame.height:
         return [Finding("empty", "", "fail", "there is no row")]
-    found = [*_label(frame, section), *_repeats(frame, section), *_stale(frame, section, now), *_constant(frame, section)]
+    found = [
+        *_label(frame, section),
+        *_repeats(frame, section),
+        *_stale(frame, section, now),
+        *_constant(frame, section),
+    ]
     if baseline is not None:
         found += _compared(frame, baseline, section)
         if fresh:

@@ -23,6 +23,13 @@ SOURCES: dict[str, str] = {
     "parquet": "rung.data.sources.tables:open_parquet",
     "arrow": "rung.data.sources.tables:open_arrow",
     "jsonl": "rung.data.sources.lines:open_jsonl",
+    "files": "rung.data.sources.folder:open_folder",
+    "sqlite": "rung.data.sources.sql:open_sqlite",
+    "postgresql": "rung.data.sources.sql:open_postgresql",
+    "http": "rung.data.sources.web:open_web",
+    "https": "rung.data.sources.web:open_web",
+    "nats": "rung.data.sources.nats:open_nats",
+    "log": "rung.data.sources.log:open_log",
     "function": "rung.data.sources.function:open_function",
 }
 """Scheme -> the function that opens an `Address`."""

@@ -12,11 +12,17 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
-from torch import nn
+from rung.domain.errors import ConfigurationError, MissingDependency, TrainingFailed
 
-from rung.domain.errors import ConfigurationError, TrainingFailed
+try:
+    import torch
+    import torch.distributed as dist
+    from torch import nn
+except ImportError:
+    raise MissingDependency(
+        "several processes train one model by torch, which is not installed: pip install 'rung[train]', or leave out "
+        "--workers and give the model threads"
+    ) from None
 
 __all__ = ["any_of", "barrier", "device_of", "gather", "join", "leave", "mean_of", "wrap"]
 

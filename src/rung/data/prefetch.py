@@ -42,7 +42,7 @@ def overlap(
     stop = threading.Event()
     queues = [_Line(ahead, stop) for _ in range(len(stages) + 1)]
     threads = [threading.Thread(target=_extract, args=(items, queues[0]), daemon=True)]
-    for stage, count, source, sink in zip(stages, counts, queues, queues[1:], strict=True):
+    for stage, count, source, sink in zip(stages, counts, queues[:-1], queues[1:], strict=True):
         turns = _Turns(sink, count)
         threads += [
             threading.Thread(target=_work, args=(stage, source, turns), daemon=True) for _ in range(max(1, count))

@@ -18,28 +18,10 @@ from typing import Any
 import msgspec
 
 from rung.domain.errors import ConfigurationError, RungError
-from rung.domain.runs import RunSpec
 from rung.processes import Channel, attach
+from rung.training.orders import Order
 
-__all__ = ["Order", "main"]
-
-
-class Order(msgspec.Struct, frozen=True):
-    """What one process is to do."""
-
-    spec: RunSpec
-    project: str
-    """Folder of the project."""
-    run: str
-    """Folder of the run."""
-    data: str
-    """Where dataset versions lie."""
-    rank: int = 0
-    rendezvous: str = ""
-    """Where several processes meet."""
-    resumed: bool = False
-    baseline: bytes = b""
-    """Profile of the data that the newest version was trained on; empty: there is none."""
+__all__ = ["main"]
 
 
 class _Teller:

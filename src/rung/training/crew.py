@@ -13,8 +13,8 @@ import psutil
 from rung.domain import errors
 from rung.domain.errors import TrainingFailed, WorkerDied
 from rung.processes import Child, Limits
-from rung.training.child import Order
 from rung.training.events import Event, Produced, Ready, decode
+from rung.training.orders import Order
 
 __all__ = ["Crew", "log_to"]
 

@@ -17,9 +17,9 @@ from rung.settings.cache import parse_size
 from rung.settings.project import ModelSettings, ProjectSettings
 from rung.store.blobs import open_store
 from rung.training import environment, tracking
-from rung.training.child import Order
 from rung.training.crew import Crew, log_to
 from rung.training.events import Checkpointed, Event, Produced, Ready, Reported, Restarted, Started
+from rung.training.orders import Order
 from rung.training.session import GOLDEN, MODEL_FOLDER, PROFILE
 from rung.training.weights import weights_digest
 

@@ -25,7 +25,7 @@ from rung.transforms.pipeline import digest_of
 if TYPE_CHECKING:
     import polars as pl
 
-    from rung.training.child import Order
+    from rung.training.orders import Order
 
 __all__ = ["GOLDEN", "MODEL_FOLDER", "PROFILE", "Session", "prepare", "watch_of"]
 

@@ -28,8 +28,8 @@ except ImportError:
 
 __all__ = ["Book", "Failed"]
 
-_PLAN, _SLOT, _WORKER, _RUN, _REASON, _DATASET = (
-    f"rung.{name}" for name in ("plan", "slot", "worker", "run", "reason", "dataset")
+_PLAN, _SLOT, _WORKER, _RUN, _REASON, _DATASET, _WINNER = (
+    f"rung.{name}" for name in ("plan", "slot", "worker", "run", "reason", "dataset", "winner")
 )
 """Names of attributes that Optuna keeps for us."""
 _STATES: dict[str, State] = {
@@ -244,6 +244,16 @@ class Book:
     @dataset.setter
     def dataset(self, digest: str) -> None:
         self.study.set_user_attr(_DATASET, digest)
+
+    @property
+    def winner(self) -> tuple[int, str, int]:
+        """Trial, run and version of the winner that was registered last; -1, nothing and 0 before."""
+        number, run, version = self.study.user_attrs.get(_WINNER, (-1, "", 0))
+        return number, run, version
+
+    @winner.setter
+    def winner(self, value: tuple[int, str, int]) -> None:
+        self.study.set_user_attr(_WINNER, list(value))
 
     def trials(self) -> list[TrialResult]:
         """All trials, in their order."""

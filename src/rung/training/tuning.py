@@ -125,10 +125,13 @@ def register_winner(
     spec: RunSpec,
     result: StudyResult,
     *,
+    storage: str = "",
     on_event: Callable[[Event], None] = lambda _event: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> StudyResult:
     """Train once more with the best parameters, on the same data and seed, and register that.
+
+    Acting twice does no harm: while the same trial is the best, its version is told again.
 
     Raises as `train_model` does, and:
         TrainingFailed: no trial is complete.
@@ -136,10 +139,17 @@ def register_winner(
     best = result.best
     if best is None:
         raise TrainingFailed(f"no trial of {result.study} is complete, so there is nothing to register")
+    with closing(Book.open(folder.resolve(), storage, result.study)) as book:
+        number, run_before, version = book.winner
+    if number == best.number:
+        return msgspec.structs.replace(result, run=run_before, version=version)
     params = {**result.plan.params, **best.params}
     spec = msgspec.structs.replace(spec, params=params, dataset=result.dataset)
     tags = {"rung.study": result.study, "rung.trial": str(best.number), "rung.trial_run": best.run}
     run = train_model(project, folder, spec, on_event=on_event, stop=stop, tags=tags)
+    if run.version:
+        with closing(Book.open(folder.resolve(), storage, result.study)) as book:
+            book.winner = (best.number, run.name, run.version)
     return msgspec.structs.replace(result, run=run.name, version=run.version)
 
 

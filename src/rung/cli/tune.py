@@ -56,7 +56,6 @@ def run(name: str, changes: Sequence[str], wanted: Wanted, *, register: bool, as
             spec,
             plan,
             study=study,
-            trials=model.tune.trials,
             workers=workers,
             storage=model.tune.storage,
             hear=lines.ended,
@@ -65,7 +64,9 @@ def run(name: str, changes: Sequence[str], wanted: Wanted, *, register: bool, as
         open_trials = result.count("waiting") + result.count("running")
         if register and result.best is not None and not open_trials:
             with shown:
-                result = register_winner(project, folder, spec, result, on_event=shown.hear, stop=stop)
+                result = register_winner(
+                    project, folder, spec, result, storage=model.tune.storage, on_event=shown.hear, stop=stop
+                )
     print(msgspec.json.encode(result).decode() if as_json else _say(result, project.project.repository))
     if open_trials:
         sys.exit(130)

@@ -63,6 +63,8 @@ class StudyPlan(msgspec.Struct, frozen=True):
     space: Space
     metric: str
     minimize: bool
+    trials: int = 20
+    """In all; whoever goes on with a study may ask for more."""
     sampler: Sampler = "tpe"
     pruner: Pruner = "median"
     seed: int = 0

@@ -45,6 +45,7 @@ def plan_of(name: str, model: ModelSettings, params: dict[str, Any]) -> StudyPla
         space=tune.space,
         metric=watch.metric,
         minimize=watch.minimize,
+        trials=tune.trials,
         sampler=tune.sampler,
         pruner=tune.pruner,
         seed=model.run.seed,
@@ -94,13 +95,12 @@ def tune(
     plan: StudyPlan,
     *,
     study: str,
-    trials: int,
     workers: int = 1,
     storage: str = "",
     hear: Callable[[TrialResult], None] = lambda _trial: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> StudyResult:
-    """Do the trials of a study until there are `trials`, `workers` at once; goes on where it stood.
+    """Do the trials of a study until there are as many as planned, `workers` at once; goes on where it stood.
 
     `hear` gets every trial as it begins and as it ends. When `stop` says yes, trials under way go back to those
     that wait.
@@ -112,8 +112,8 @@ def tune(
     folder = folder.resolve()
     with closing(Book.begin(folder, storage, study, plan)) as book:
         book.bury()
-        have = book.fill(trials)
-        if have > trials:
+        have = book.fill(plan.trials)
+        if have > plan.trials:
             raise InvalidInput(f"study {study} has {have} trials already: give a larger --trials", field="trials")
         _Team(book, Task(str(folder), storage, study, spec), workers, hear).run(stop)
     return status(folder, storage, study)

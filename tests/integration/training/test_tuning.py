@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
@@ -58,7 +59,7 @@ def project(tmp_path: Path) -> Path:
 def _tune(folder: Path, study: str, **options: Any) -> Any:
     model = load_project(folder).models["m"]
     params = {**model.params, **options.pop("params", {})}
-    plan = tuning.plan_of("m", model, params)
+    plan = msgspec.structs.replace(tuning.plan_of("m", model, params), trials=options.pop("trials"))
     return tuning.tune(folder, spec_of("m", model, params=params, threads=1), plan, study=study, **options)
 
 
@@ -91,6 +92,8 @@ def test_a_killed_worker_is_replaced_and_the_winner_registers(project: Path) -> 
     with_version = tuning.register_winner(settings, project, spec_of("m", model, threads=1), result)
     manifest = models.show(open_store(str(project / ".rung/repository")), "m")
     assert manifest.version == with_version.version == 1
+    again = tuning.register_winner(settings, project, spec_of("m", model, threads=1), result)
+    assert (again.run, again.version) == (with_version.run, 1)
     lineage = manifest.lineage
     assert lineage is not None
     assert (lineage.extra["study"], lineage.extra["trial"]) == ("s", str(result.best.number))

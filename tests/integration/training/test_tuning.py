@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ pytest.importorskip("mlflow")
 
 from rung.catalog import models
 from rung.domain.errors import ConfigurationError, TrainingFailed
-from rung.domain.studies import TrialResult
+from rung.domain.studies import StudyResult, TrialResult
 from rung.settings.file import load_project
 from rung.store.blobs import open_store
 from rung.training import tuning
@@ -120,3 +122,44 @@ def test_trials_that_all_fail_end_the_study(project: Path) -> None:
     (project / "model.py").write_text("def train(ctx):\n    raise ValueError('no way')\n")
     with pytest.raises(TrainingFailed, match=r"the first 5 trials failed.*no way"):
         _tune(project, "s", trials=30)
+
+
+def _command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "rung", "tune", *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(300)
+def test_a_command_that_was_killed_goes_on_by_resume(project: Path) -> None:
+    first = _command(project, "--trials", "4", "--workers", "2", "--set", "slow=0.5", "--no-register")
+    try:
+        assert first.stdout is not None
+        # One has ended, so the other worker's is under way or about to be.
+        assert any("trial   0" in line or "trial   1" in line for line in first.stdout)
+        workers = psutil.Process(first.pid).children()
+        first.send_signal(signal.SIGKILL)
+    finally:
+        first.kill()
+        first.communicate()
+    # They end with their parent.
+    psutil.wait_procs(workers, timeout=30)
+    assert not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers)
+    second = _command(project, "--resume", "--trials", "4", "--set", "slow=0.5", "--no-register", "--json")
+    try:
+        said, _ = second.communicate(timeout=200)
+    finally:
+        second.kill()
+        second.wait()
+    assert second.returncode == 0, said
+    result = msgspec.json.decode(said.splitlines()[-1], type=StudyResult)
+    assert result.study == "m-study-1"
+    assert result.count("complete") + result.count("pruned") == 4
+    assert result.count("running") == result.count("waiting") == 0
+    assert result.retried == result.count("lost") >= 1

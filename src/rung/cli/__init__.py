@@ -8,6 +8,7 @@ import typer
 
 from rung import __version__
 from rung.cli.declared import compress as _compress
+from rung.cli.declared import data as _data
 from rung.cli.declared import evaluate as _evaluate
 from rung.cli.declared import experiment as _experiment
 from rung.cli.declared import jobs as _jobs
@@ -70,6 +71,7 @@ def _root(
 for _declared in (
     _serving,
     _models,
+    _data,
     _training,
     _runs,
     _tune,

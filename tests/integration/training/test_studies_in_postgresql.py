@@ -31,6 +31,7 @@ def _worker(folder: Path, at: int, url: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.nightly
 def test_two_folders_share_a_study_and_a_killed_trial_comes_back(tmp_path: Path, postgres: str) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()

@@ -76,6 +76,7 @@ def test_flags_and_metrics_and_bytes_go_round(whole: list[dict[str, Any]]) -> No
     assert "report different metrics" in first["refused"]
 
 
+@pytest.mark.nightly
 def test_after_a_kill_they_go_on_to_the_same_weights(whole: list[dict[str, Any]], tmp_path: Path) -> None:
     # With dropout: each of them goes on with its own random numbers.
     (tmp_path / "dropout").mkdir()

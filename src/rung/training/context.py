@@ -221,8 +221,10 @@ class Context:
         if now - self._told_at > _PROGRESS_SECONDS and self.rank == 0:
             self._told_at = now
             self._tell(Progress(self.steps, self.planned))
-        # Several processes save at the ends of epochs only, where all of them are.
-        if self._tracked and self.world == 1 and now - self._saved_at > self._watch.checkpoint_seconds:
+        # Several processes save at the ends of epochs only, where all of them are; so does an epoch over rows that
+        # `ctx.data.batches` does not give: nobody knows its place, and it would be gone through again.
+        knows = self.world == 1 and (bool(self.data.state()) or not self._epochs)
+        if self._tracked and knows and now - self._saved_at > self._watch.checkpoint_seconds:
             self.checkpoint()
 
     def step(self, loss: Any, optimizer: Any, *, clip: float = 0.0) -> bool:

@@ -1,15 +1,25 @@
 """One run from its specification to a registered version: start the processes, record, restart, register."""
 
+import errno
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from rung.catalog import models
 from rung.catalog.golden import unpack_golden
-from rung.domain.errors import BundleError, ConfigurationError, NotFound, RungError, TrainingFailed, WorkerDied
+from rung.domain.errors import (
+    BundleError,
+    ConfigurationError,
+    NotFound,
+    RungError,
+    StorageFull,
+    TrainingFailed,
+    WorkerDied,
+)
 from rung.domain.models import Lineage, Manifest, Transforms
 from rung.domain.runs import RunResult, RunSpec
 from rung.ports import BlobStore
@@ -94,7 +104,11 @@ def train_model(
         result = run.go(stop, resumed=bool(resume))
     except BaseException as error:
         reason = str(error) if isinstance(error, RungError) else type(error).__name__
-        tracked.finish("failed" if isinstance(error, RungError) else "killed", reason)
+        # On a full disk the record of the run cannot be ended either; why it failed matters more.
+        with suppress(OSError):
+            tracked.finish("failed" if isinstance(error, RungError) else "killed", reason)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull(f"no room for the records of {tracked.name} in {tracked.folder}: make some") from error
         raise
     _write(tracked.folder / RESULT, result)
     tracked.finish(result.ended, result.reason)

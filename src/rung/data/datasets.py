@@ -10,15 +10,15 @@ first, so that a process that is killed leaves parts that nobody names and the v
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from rung.data.kinds import cast, kind_of, tell
 from rung.data.sources import open_source, without_password
+from rung.data.spool import Spool, column_kinds
 from rung.domain.datasets import DatasetVersion, Kind, Part, Quarantined
 from rung.domain.errors import Conflict, InvalidData, NotFound
 from rung.domain.names import check_name
@@ -28,7 +28,7 @@ from rung.settings.project import DataSection
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["frame", "ingest", "latest", "load", "quarantined", "scan", "versions"]
+__all__ = ["frame", "ingest", "latest", "load", "quarantined", "read", "scan", "versions"]
 
 _ROWS = 100_000
 """Rows of a part, at most."""
@@ -77,6 +77,19 @@ def ingest(
     _commit(store, version, taken.refused)
     source.keep(version.cursor)
     return version
+
+
+def read(url: str, folder: Path) -> "pl.DataFrame":
+    """All good rows of a source, without keeping them. Raises as `ingest` does."""
+    import polars as pl
+
+    source = open_source(url, folder)
+    frames = [piece.frame for piece in source.read("")]
+    frames = [one for one in frames if one.height] or frames[:1]
+    if not source.typed and frames:
+        kinds = tell(frames)
+        frames = [cast(one, kinds, url)[0] for one in frames]
+    return pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame()
 
 
 def latest(store: BlobStore, name: str) -> DatasetVersion | None:
@@ -158,34 +171,17 @@ class _Taken:
         self.cursor = ""
 
     def take(self, source: RowSource, pieces: Iterator[Piece], before: DatasetVersion | None) -> None:
-        """Write the rows of all pieces as parts."""
-        if source.typed or before is not None:
+        """Read all pieces, then write their rows as parts: a source that breaks off leaves nothing."""
+        known = before.columns if before is not None else {}
+        with Spool(self._where, typed=source.typed, known=known) as spool:
             for piece in pieces:
-                self._piece(piece, before.columns if before is not None else {})
-            return
-        # Types are told from all values: a column that is a number for a million rows may hold a word in the next.
-        held = list(pieces)
-        kinds = tell([piece.frame for piece in held if piece.frame.height] or [piece.frame for piece in held])
-        for piece in held:
-            self._piece(piece, kinds)
-
-    def _piece(self, piece: Piece, kinds: Mapping[str, Kind]) -> None:
-        self.refused += piece.refused
-        self.cursor = piece.cursor or self.cursor
-        rows = piece.frame
-        if not rows.height:
-            return
-        if kinds:
-            rows, refused = cast(rows, kinds, self._where)
-            self.refused += refused
-        if not self.columns:
-            self.columns = {column.name: kinds.get(column.name, kind_of(column.dtype)) for column in rows}
-        strange = [name for name in rows.columns if name not in self.columns]
-        if strange:
-            raise InvalidData(f"{self._where} has a column {strange[0]!r} that its first rows do not have")
-        step = max(1, min(_ROWS, int(rows.height * _BYTES / max(1, rows.estimated_size()))))
-        for start in range(0, rows.height, step):
-            self._write(rows[start : start + step])
+                spool.add(piece)
+            for rows in spool.frames():
+                self.columns = self.columns or column_kinds(rows, known)
+                step = max(1, min(_ROWS, int(rows.height * _BYTES / max(1, rows.estimated_size()))))
+                for start in range(0, rows.height, step):
+                    self._write(rows[start : start + step])
+            self.refused, self.cursor = spool.refused, spool.cursor
 
     def _write(self, rows: "pl.DataFrame") -> None:
         buffer = io.BytesIO()

@@ -1,5 +1,6 @@
-"""`rung data ingest|list|show`."""
+"""`rung data ingest|list|show|profile|check`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,6 +19,8 @@ def add(app: typer.Typer) -> None:
     data.command()(ingest)
     data.command("list")(list_versions)
     data.command()(show)
+    data.command()(profile)
+    data.command()(check)
     app.add_typer(data, name="data")
 
 
@@ -55,3 +58,27 @@ def show(
     from rung.cli import data as bodies
 
     bodies.show(name, digest, rows, store, as_json=as_json)
+
+
+def profile(
+    what: Annotated[str, typer.Argument(metavar="[MODEL|URL]", help="A model of the project, or a source.")] = "",
+    out: Annotated[Path, typer.Option(help="Folder for profile.html and the pictures.")] = Path("profile"),
+    as_json: AsJson = False,
+) -> None:
+    """Say what data looks like, column by column: a table, a page, pictures."""
+    from rung.cli import data_profile as bodies
+
+    bodies.profile(what, out, as_json=as_json)
+
+
+def check(
+    model: Annotated[str, typer.Argument(help="Model of the project.  [the only one]")] = "",
+    source: Annotated[str, typer.Option(metavar="URL", help="Check these rows instead of the model's own.")] = "",
+    against: Annotated[int | None, typer.Option(help="Version to compare with.  [the newest]")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="All rows should be new: earlier ones again are red.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is wrong with data, alone and beside what the model was trained on; exit code 1 when it is red."""
+    from rung.cli import data_profile as bodies
+
+    bodies.check(model, source, against, fresh=fresh, as_json=as_json)

@@ -83,8 +83,10 @@ def _picture(values: "pl.Series", column: ColumnProfile) -> bytes:
     """A histogram of numbers, bars of words; nothing for what is different in every row."""
     if column.quantiles and column.distinct > 1:
         return _histogram(values.drop_nulls().to_numpy(), column)
-    if column.top and column.distinct <= max(200, 0.5 * values.len()) and column.kind != "bytes":
-        return _bars(column)
+    # Bars of a few among very many words say nothing.
+    known = values.len() - column.nulls
+    if column.top and sum(count for _, count in column.top[:_BARS]) >= 0.2 * known:
+        return _bars(column, known)
     return b""
 
 
@@ -103,15 +105,19 @@ def _histogram(values: Any, column: ColumnProfile) -> bytes:
     inside = values[(values >= edges[0]) & (values <= edges[-1])]
     counts, edges = np.histogram(inside, edges)
     axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=_BLUE, linewidth=0.4, edgecolor="white")
+    if column.kind == "integer":
+        from matplotlib.ticker import MaxNLocator
+
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     beyond = len(values) - len(inside)
     if beyond:
         axes.set_title(f"{beyond:,} values lie beyond", loc="right", fontsize=8, color=_GREY)
     return _png(figure)
 
 
-def _bars(column: ColumnProfile) -> bytes:
+def _bars(column: ColumnProfile, known: int) -> bytes:
     top = column.top[:_BARS]
-    rest = sum(count for _, count in column.top[_BARS:])
+    rest = known - sum(count for _, count in top)
     names = [value if len(value) <= 24 else f"{value[:23]}\N{HORIZONTAL ELLIPSIS}" for value, _ in top]
     counts = [count for _, count in top]
     colors = [_BLUE] * len(top)

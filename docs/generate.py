@@ -80,6 +80,9 @@ def settings_page() -> Iterator[str]:
 SECTIONS = (
     (project.ProjectSection, "RUNG_PROJECT_"),
     (project.ModelSettings, ""),
+    (project.DataSection, ""),
+    (project.RunSection, ""),
+    (project.TuneSection, ""),
     (project.ServeSection, ""),
     (project.ReplicaCount, ""),
     (project.LogSection, ""),
@@ -102,7 +105,8 @@ def project_page() -> Iterator[str]:
             # Several keys in a variable would be told apart by commas, which a key may hold.
             variable = f"`{prefix}{field.name.upper()}`" if prefix and field.name != "keys" else ""
             default = list(field.default) if isinstance(field.default, tuple) else field.default
-            shown = json.dumps(default) if default not in ("", []) else ""
+            # A table that is empty by default has no default that could be shown.
+            shown = "" if default in ("", [], msgspec.NODEFAULT) else json.dumps(default)
             rows.append([f"`{field.name}`", variable, shown and f"`{shown}`", texts[field.name]])
         title, _, meaning = summary(kind).partition(": ")
         yield f"## {title}\n\n{meaning[:1].upper()}{meaning[1:]}\n"

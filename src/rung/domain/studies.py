@@ -1,12 +1,24 @@
 """A search for good parameters: what is tried, how, and what came of it."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
 
 from rung.domain.errors import InvalidInput
 
-__all__ = ["Choices", "Pruner", "Range", "Sampler", "Space", "State", "StudyPlan", "StudyResult", "TrialResult"]
+__all__ = [
+    "Choices",
+    "Pruner",
+    "Range",
+    "Sampler",
+    "Space",
+    "State",
+    "StudyPlan",
+    "StudyResult",
+    "TrialResult",
+    "best_of",
+]
 
 Sampler = Literal["tpe", "random", "cmaes"]
 """Who proposes parameters: a tree-structured Parzen estimator (Bayesian; Bergstra et al., 2011), chance, or an
@@ -90,6 +102,13 @@ class TrialResult(msgspec.Struct, frozen=True):
     seconds: float = 0.0
     retry_of: int | None = None
     """Number of the trial that it repeats."""
+
+
+def best_of(trials: Sequence[TrialResult], plan: StudyPlan) -> TrialResult | None:
+    """The complete trial with the best value; None where there is none."""
+    done = [trial for trial in trials if trial.state == "complete" and trial.value is not None]
+    sign = 1 if plan.minimize else -1
+    return min(done, key=lambda trial: sign * (trial.value or 0.0), default=None)
 
 
 class StudyResult(msgspec.Struct, frozen=True):

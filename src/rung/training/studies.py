@@ -121,7 +121,12 @@ class Book:
         return cls(study, plan, folder, kept, shared=shared)
 
     def close(self) -> None:
-        """Part from where it is kept. Twice is no error."""
+        """Part from it. Twice is no error."""
+        if self._lock is not None:
+            with suppress(FileNotFoundError):
+                (self.folder / self._mine).unlink()
+            os.close(self._lock)
+            self._lock = None
         close(self._kept)
 
     # --- the queue --------------------------------------------------------------------------------
@@ -138,23 +143,11 @@ class Book:
         """How many trials nobody has begun yet."""
         return len(self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,)))
 
-    def running(self) -> int:
-        """How many trials somebody is at, or died at."""
-        return len(self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)))
-
     def attend(self) -> None:
-        """Say that this process lives, until it ends."""
+        """Say that this process lives, until it ends or closes the study."""
         self._mine = f"worker-{os.getpid()}-{os.urandom(4).hex()}.lock"
         self._lock = os.open(self.folder / self._mine, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
-
-    def depart(self) -> None:
-        """The opposite of `attend`. Twice is no error."""
-        if self._lock is not None:
-            with suppress(FileNotFoundError):
-                (self.folder / self._mine).unlink()
-            os.close(self._lock)
-            self._lock = None
 
     def work(self, objective: Callable[[Any], float]) -> bool:
         """Do one trial that waits; False where none does.
@@ -265,12 +258,6 @@ class Book:
     def note_run(trial: Any, run: str) -> None:
         """Write down which run does a trial."""
         trial.set_user_attr(_RUN, run)
-
-    def best(self) -> TrialResult | None:
-        """The complete trial with the best value; None where there is none."""
-        done = [trial for trial in self.trials() if trial.state == "complete" and trial.value is not None]
-        sign = 1 if self.plan.minimize else -1
-        return min(done, key=lambda trial: sign * (trial.value or 0.0), default=None)
 
     def importance(self) -> dict[str, float]:
         """Parameter -> share of what makes trials differ; empty where too few are complete."""

@@ -12,7 +12,7 @@ import msgspec
 from rung.domain import errors
 from rung.domain.errors import InvalidInput, NotFound, TrainingFailed, WorkerDied
 from rung.domain.runs import RunSpec
-from rung.domain.studies import StudyPlan, StudyResult, TrialResult
+from rung.domain.studies import StudyPlan, StudyResult, TrialResult, best_of
 from rung.processes import Child
 from rung.settings.project import ModelSettings, ProjectSettings
 from rung.training.crew import log_to
@@ -85,7 +85,10 @@ def status(folder: Path, storage: str, study: str) -> StudyResult:
     from rung.training.study_plots import draw
 
     with closing(Book.open(folder, storage, study)) as book:
-        result = StudyResult(study, book.plan, book.trials(), book.best(), book.importance(), dataset=book.dataset)
+        trials = book.trials()
+        result = StudyResult(
+            study, book.plan, trials, best_of(trials, book.plan), book.importance(), dataset=book.dataset
+        )
     return msgspec.structs.replace(result, pictures=[str(path) for path in draw(result, book.folder)])
 
 

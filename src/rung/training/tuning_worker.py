@@ -19,7 +19,7 @@ from rung.training.events import Event, Ready, Reported, Started
 from rung.training.run import train_model
 from rung.training.search_space import draw
 
-__all__ = ["Task", "TrialBegan", "TrialEnded", "WorkerEvent", "main"]
+__all__ = ["DataRead", "Task", "TrialBegan", "TrialEnded", "WorkerEvent", "main"]
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -76,7 +76,6 @@ class _Worker:
         except _Asked:
             return
         finally:
-            self._book.depart()
             self._book.close()
 
     def _listen(self) -> None:

@@ -22,5 +22,4 @@ def objective(trial: Any) -> float:
 
 while book.work(objective):
     pass
-book.depart()
 book.close()

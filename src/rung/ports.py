@@ -181,10 +181,16 @@ class Piece(msgspec.Struct):
     """Rows that a source gave at once."""
 
     frame: Any
-    """A polars DataFrame; text columns may still be of any kind, see `rung.data.typing`."""
+    """A polars DataFrame; text columns may still be of any kind, see `rung.data.spool`."""
     refused: Sequence[Quarantined] = ()
     cursor: str = ""
     """Where the next read begins, once these rows are kept."""
+    numbers: Sequence[int] = ()
+    """Where each row stood in `where`, as an editor or a query counts; empty: from 1 on."""
+    where: str = ""
+    """File or URL of these rows; empty: the source's."""
+    loose: Sequence[str] = ()
+    """Text columns of a typed source that hold values of several kinds, to be told from all rows."""
 
 
 class RowSource(Protocol):

@@ -84,12 +84,11 @@ def read(url: str, folder: Path) -> "pl.DataFrame":
     import polars as pl
 
     source = open_source(url, folder)
-    frames = [piece.frame for piece in source.read("")]
-    frames = [one for one in frames if one.height] or frames[:1]
-    if not source.typed and frames:
-        kinds = tell(frames)
-        frames = [cast(one, kinds, url)[0] for one in frames]
-    return pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame()
+    with Spool(without_password(url), typed=source.typed, known={}) as spool:
+        for piece in source.read(""):
+            spool.add(piece)
+        rows = list(spool.frames())
+    return pl.concat(rows) if rows else pl.DataFrame()
 
 
 def latest(store: BlobStore, name: str) -> DatasetVersion | None:

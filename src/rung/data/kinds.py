@@ -78,19 +78,19 @@ def _more_as_numbers(columns: Sequence["pl.Series"], fit: int) -> bool:
 
 
 def cast(
-    frame: "pl.DataFrame", kinds: Mapping[str, Kind], where: str, first: int = 1
+    frame: "pl.DataFrame", kinds: Mapping[str, Kind], where: str, numbers: Sequence[int]
 ) -> tuple["pl.DataFrame", list[Quarantined]]:
-    """Text columns as their kinds; rows with a value that is none are left out and named.
+    """Text columns as their kinds, others as they are; rows with a value that is none are left out and named.
 
-    Rows are numbered from `first`.
+    `numbers` says where each row stood in `where`.
     """
     import polars as pl
 
     kept, bad = {}, pl.Series([False] * frame.height, dtype=pl.Boolean)
     reasons: dict[int, tuple[str, str]] = {}
-    for name, kind in kinds.items():
-        column = frame[name] if name in frame.columns else pl.Series(name, [None] * frame.height, dtype=pl.String)
-        kept[name] = read = _read(column, kind)
+    for column in frame:
+        name, kind = column.name, kinds.get(column.name)
+        kept[name] = read = column if kind is None else _read(column, kind)
         failed = column.is_not_null() & read.is_null()
         if failed.any():
             bad |= failed
@@ -100,7 +100,7 @@ def cast(
     if not reasons:
         return made, []
     refused = [
-        Quarantined(where, first + row, reason, repr(frame.row(row, named=True))[:_SHOWN])
+        Quarantined(where, numbers[row], reason, repr(frame.row(row, named=True))[:_SHOWN])
         for row, (reason, _) in sorted(reasons.items())
     ]
     return made.filter(~bad), refused
@@ -110,7 +110,8 @@ def _read(column: "pl.Series", kind: Kind) -> "pl.Series":
     import polars as pl
 
     if column.dtype != pl.String:
-        return column
+        plain = column.dtype.is_numeric() or column.dtype == pl.Boolean
+        return column.cast(pl.String) if kind == "text" and plain else column
     if kind == "integer":
         return column.str.strip_chars().cast(pl.Int64, strict=False)
     if kind == "number":

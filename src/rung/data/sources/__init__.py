@@ -43,6 +43,7 @@ _SUFFIXES = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
 }
+_SECRET = re.compile(r"(?i)([?&](?:password|passwd|token|secret|api_?key|signature|x-amz-signature)=)[^&]*")
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
 
 
@@ -99,7 +100,7 @@ class Address:
         if strange:
             known = ", ".join(names) or "none"
             raise ConfigurationError(
-                f"the source {self.url!r} has an option {strange[0]!r}; {self.scheme} knows {known}"
+                f"the source {without_password(self.url)!r} has an option {strange[0]!r}; {self.scheme} knows {known}"
             )
 
 
@@ -117,7 +118,6 @@ def open_source(url: str, folder: Path) -> RowSource:
 
 def without_password(url: str) -> str:
     """The URL as it may be shown and kept."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return url.replace(f":{parts.password}@", ":***@", 1)
+    url = _SECRET.sub(r"\1***", url)
+    password = urlsplit(url).password
+    return url if password is None else url.replace(f":{password}@", ":***@", 1)

@@ -54,8 +54,6 @@ def read_rows(
     Raises:
         InvalidData: no header, or a column named twice.
     """
-    import polars as pl
-
     # Without a quote character a quotation mark is a letter like any other.
     how = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
     reader = csv.reader(lines, delimiter=separator, quotechar=quote or None, quoting=how)  # type: ignore[arg-type]
@@ -67,6 +65,7 @@ def read_rows(
     if twice:
         raise InvalidData(f"{where} names the column {twice[0]!r} twice")
     rows: list[list[str]] = []
+    numbers: list[int] = []
     refused: list[Quarantined] = []
     number = 0 if columns else 1
     while True:
@@ -85,13 +84,14 @@ def read_rows(
             refused.append(Quarantined(where, number, reason, separator.join(row)[:_SHOWN]))
             continue
         rows.append(row)
+        numbers.append(number)
         if len(rows) >= _ROWS:
-            yield Piece(_frame(pl, rows, names), refused)
-            rows, refused = [], []
-    yield Piece(_frame(pl, rows, names), refused)
+            yield Piece(_frame(rows, names), refused, numbers=numbers, where=where)
+            rows, refused, numbers = [], [], []
+    yield Piece(_frame(rows, names), refused, numbers=numbers, where=where)
 
 
-def _frame(pl: object, rows: list[list[str]], names: list[str]) -> object:
+def _frame(rows: list[list[str]], names: list[str]) -> object:
     from polars import DataFrame, Series, String
 
     columns = zip(*rows, strict=True) if rows else [[] for _ in names]

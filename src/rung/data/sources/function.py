@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any
 
 from rung.data.sources import Address
+from rung.data.sources.records import piece_of
 from rung.domain.datasets import Quarantined
 from rung.domain.errors import ConfigurationError, InvalidData, RungError
 from rung.ports import Piece
@@ -62,32 +63,16 @@ class _Function:
 
 
 def _piece(rows: list[Any], where: str, first: int) -> Piece:
-    import polars as pl
-
     good: list[dict[str, Any]] = []
+    numbers: list[int] = []
     refused: list[Quarantined] = []
     for number, row in enumerate(rows, first):
         if isinstance(row, dict):
             good.append(row)
+            numbers.append(number)
         else:
             refused.append(Quarantined(where, number, f"a row is a dict, not a {type(row).__name__}", repr(row)[:200]))
-    names = list(dict.fromkeys(name for row in good for name in row))
-    try:
-        # Column by column, so that a column that will not do is named.
-        columns = [_column(name, [row.get(name) for row in good], where) for name in names]
-    except OverflowError as error:
-        raise InvalidData(f"{where} gives a number that is too large: {error}") from None
-    return Piece(pl.DataFrame(columns), refused)
-
-
-def _column(name: str, values: list[Any], where: str) -> Any:
-    import polars as pl
-
-    try:
-        return pl.Series(name, values, strict=True)
-    except (TypeError, pl.exceptions.PolarsError):
-        kinds = sorted({type(value).__name__ for value in values if value is not None})
-        raise InvalidData(f"{where} gives values of several kinds in column {name!r}: {', '.join(kinds)}") from None
+    return piece_of(good, numbers, where, refused)
 
 
 def open_function(address: Address) -> _Function:

@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 
 from rung.data.sources import Address
+from rung.data.sources.records import piece_of
 from rung.domain.datasets import Quarantined
 from rung.domain.errors import InvalidData
 from rung.ports import Piece
@@ -40,6 +41,7 @@ class _Lines:
 def read_lines(lines: Iterable[bytes], where: str) -> Iterator[Piece]:
     """Rows of JSON lines; a line that is no object is refused."""
     rows: list[dict[str, Any]] = []
+    numbers: list[int] = []
     refused: list[Quarantined] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -53,19 +55,11 @@ def read_lines(lines: Iterable[bytes], where: str) -> Iterator[Piece]:
             refused.append(Quarantined(where, number, "no object", line[:_SHOWN].decode(errors="replace")))
             continue
         rows.append(row)
+        numbers.append(number)
         if len(rows) >= _ROWS:
-            yield _piece(rows, refused, where)
-            rows, refused = [], []
-    yield _piece(rows, refused, where)
-
-
-def _piece(rows: list[dict[str, Any]], refused: list[Quarantined], where: str) -> Piece:
-    import polars as pl
-
-    try:
-        return Piece(pl.DataFrame(rows, infer_schema_length=None, strict=False), refused)
-    except pl.exceptions.PolarsError as error:
-        raise InvalidData(f"the rows of {where} do not fit together: {error}") from None
+            yield piece_of(rows, numbers, where, refused)
+            rows, numbers, refused = [], [], []
+    yield piece_of(rows, numbers, where, refused)
 
 
 def open_jsonl(address: Address) -> _Lines:

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from rung.data.sources import Address, without_password
+from rung.data.sources.records import piece_of
 from rung.domain.datasets import Quarantined
 from rung.domain.errors import ConfigurationError, InvalidData, MissingDependency
 from rung.ports import Piece
@@ -92,9 +93,8 @@ class _Nats:
             raise InvalidData(f"NATS at {self._shown} cannot be reached: {error or type(error).__name__}") from None
 
     def _piece(self, messages: list[Any], after: int) -> Piece:
-        import polars as pl
-
         rows: list[dict[str, Any]] = []
+        numbers: list[int] = []
         refused: list[Quarantined] = []
         last = after
         for message in messages:
@@ -108,11 +108,12 @@ class _Nats:
                 row = f"no JSON: {error}"
             if isinstance(row, dict):
                 rows.append(row)
+                numbers.append(number)
             else:
                 reason = row if isinstance(row, str) and row.startswith("no JSON") else "no object"
                 shown = message.data[:200].decode(errors="replace")
                 refused.append(Quarantined(f"{self._shown}/{self._subject}", number, reason, shown))
-        return Piece(pl.DataFrame(rows, infer_schema_length=None, strict=False), refused, str(last))
+        return piece_of(rows, numbers, f"{self._shown}/{self._subject}", refused, str(last))
 
 
 async def _quiet(_error: Exception) -> None:

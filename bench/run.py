@@ -1,6 +1,6 @@
 """`make bench`: measure rung beside its peers. See README.md here for what each part does.
 
-usage: run.py [serving] [startup] [swap] [overload] [hot-path] [cache] [jobs] [all] [--rounds N] [--seconds S]
+usage: run.py [serving] [startup] [swap] [overload] [hot-path] [cache] [jobs] [formats] [all] [--rounds N] [--seconds S]
               [--only tiny,seg] [--servers rung,probe] [--quick]
 """
 
@@ -10,6 +10,7 @@ import resource
 import sys
 
 from cache import cache
+from formats import formats
 from hot_path import hot_path
 from jobs import jobs
 from overload import overload
@@ -20,7 +21,7 @@ from startup import startup
 from swap import swap
 from workloads import BenchError
 
-PARTS = ("serving", "startup", "swap", "overload", "hot-path", "cache", "jobs")
+PARTS = ("serving", "startup", "swap", "overload", "hot-path", "cache", "jobs", "formats")
 NAMES = {name.replace(" ", "-"): name for name in [*SERVERS, BARE]}
 
 
@@ -63,6 +64,8 @@ def _run(part: str, chosen: argparse.Namespace) -> bool:
         cache()
     elif part == "jobs":
         jobs(messages=2000 if chosen.quick else 30_000, rounds=chosen.rounds)
+    elif part == "formats":
+        formats(20_000 if chosen.quick else 500_000, chosen.rounds)
     else:
         hot_path()
     return False

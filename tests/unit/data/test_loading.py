@@ -26,7 +26,7 @@ def test_an_epoch_that_goes_on_is_the_rest_of_one_that_was_whole(count, size, se
     whole = rows(batches, epoch)
     start = data.draw(st.integers(0, len(whole)))
     assert rows(Batches(numbers(count), size, seed=seed), epoch, start) == whole[start:]
-    assert sorted(sum(whole, [])) == list(range(count))
+    assert sorted(row for batch in whole for row in batch) == list(range(count))
     assert len(batches) == len(whole)
 
 

@@ -31,6 +31,7 @@ TRANSFORMS: dict[str, str] = {
     "image.layout": "rung.transforms.images:layout",
     "text.encode": "rung.transforms.text:encode",
     "text.wordpiece": "rung.transforms.text:wordpiece",
+    "text.tfidf": "rung.transforms.tfidf:tfidf",
     "tabular.columns": "rung.transforms.tabular:columns",
     "segmentation.mask": "rung.transforms.heads:segmentation_mask",
     "classification.top_k": "rung.transforms.classification:top_k",

@@ -39,7 +39,7 @@ class Feed:
         label: name of the label column; empty where there is none.
         features: names of the columns that the model sees.
         labels: names of the classes, in the order of the numbers that `arrays` gives; empty for numbers.
-        columns: the fitted `tabular.columns` step, once `arrays` has been asked.
+        columns: the fitted step, `tabular.columns` or `text.tfidf`, once `arrays` has been asked.
         share: what the loss on the batch in hand counts, where several processes have different numbers of its rows.
     """
 
@@ -87,27 +87,48 @@ class Feed:
         except KeyError:
             raise InvalidData(f"there is no split {split!r}; there are {', '.join(self._parts)}") from None
 
-    def arrays(self, split: Split = "train", *, scale: bool = False, one_hot: bool = False) -> tuple[Array, Array]:
+    def arrays(
+        self,
+        split: Split = "train",
+        *,
+        scale: bool = False,
+        one_hot: bool = False,
+        text: Mapping[str, Any] | None = None,
+    ) -> tuple[Array, Array]:
         """The features as FP32 [rows, columns], and the labels [rows]: numbers, or classes as INT64.
 
         What turns rows into numbers is fitted on the training split alone, at the first call, and goes into the
-        bundle: a served row becomes the same numbers. Classes are numbered in the order of `labels`.
+        bundle: a served row becomes the same numbers. Where the one feature is a text, a row counts its words, as
+        `rung.transforms.fitting.fit_text` has it; `text` are settings for that, such as `{"ngrams": (1, 1)}`. Classes
+        are numbered in the order of `labels`.
 
         Raises:
             InvalidData: there is no label column, or a value of it was never seen in training.
         """
-        from rung.transforms.fitting import apply, fit
+        from rung.transforms.fitting import apply
 
         if not self.label:
             raise InvalidData("arrays gives features and labels: say which column is the label, in data.label")
         if self.columns is None:
-            train = self.frame("train")
-            kinds: dict[str, Kind] = {name: self.version.columns[name] for name in self.features}
-            self.columns = fit(
-                _values(train, self.features), features=self.features, kinds=kinds, scale=scale, one_hot=one_hot
-            )
+            self.columns = self._fitted(text, scale=scale, one_hot=one_hot)
         rows = self.frame(split)
         return apply(self.columns, _values(rows, self.features)), self._targets(rows)
+
+    def _fitted(self, text: Mapping[str, Any] | None, *, scale: bool, one_hot: bool) -> Step:
+        from rung.transforms.fitting import are_texts, fit, fit_text
+
+        values = _values(self.frame("train"), self.features)
+        kinds: dict[str, Kind] = {name: self.version.columns[name] for name in self.features}
+        if list(kinds.values()) == ["text"]:
+            texts = values[self.features[0]]
+            if text is not None or are_texts(texts):
+                return fit_text(texts, **text or {})
+        elif text is not None:
+            raise InvalidData(
+                f"arrays(text=...) is for one column of texts, and the features are {', '.join(self.features)}: name "
+                "the one in data.features"
+            )
+        return fit(values, features=self.features, kinds=kinds, scale=scale, one_hot=one_hot)
 
     def batches(
         self,

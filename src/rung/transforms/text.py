@@ -11,7 +11,7 @@ from rung.domain.errors import ConfigurationError, InvalidInput
 from rung.domain.tensors import DATATYPES, Array, Signature, Tensors
 from rung.transforms.steps import has_bulk
 
-__all__ = ["WordPiece", "encode", "wordpiece"]
+__all__ = ["WordPiece", "encode", "texts_of", "wordpiece"]
 
 _LONGEST_WORD = 100
 # Longer words become the unknown token, as BERT has it: the search within a word takes the square of its length.
@@ -29,8 +29,12 @@ def _text(item: Any) -> str:
     return item
 
 
-def _texts(items: Any) -> list[str]:
-    """The texts of a list of items, or of an object with one column."""
+def texts_of(items: Any) -> list[str]:
+    """The texts of a list of items, or of an object with one column.
+
+    Raises:
+        InvalidInput: naming the item that is no text.
+    """
     if isinstance(items, Mapping):
         column = next(iter(items.values())) if len(items) == 1 else None
         items = column if isinstance(column, list) else [items]
@@ -57,7 +61,7 @@ def _bulk_encode(
         )
 
     def tensors(items: Any) -> Tensors:
-        encoded = [_encoded(text, lowercase=lowercase, max_length=max_length) for text in _texts(items)]
+        encoded = [_encoded(text, lowercase=lowercase, max_length=max_length) for text in texts_of(items)]
         array: Array = np.empty(len(encoded), object)
         array[:] = encoded
         return {spec.name: array.reshape((-1,) + (1,) * len(trailing))}
@@ -217,7 +221,7 @@ def _bulk_wordpiece(
     width = widths.pop()
 
     def tensors(items: Any) -> Tensors:
-        made = pieces.encode(_texts(items), max_length, width)
+        made = pieces.encode(texts_of(items), max_length, width)
         return {name: made[name].astype(DATATYPES[spec.datatype], copy=False) for name, spec in specs.items()}
 
     return tensors

@@ -193,7 +193,7 @@ class Heard:
         self.said: list[str] = []
         self.checkpoints: list[int] = []
         self.restarts = 0
-        self.progressed = threading.Event()
+        self.progressed, self.again = threading.Event(), threading.Event()
 
     def __call__(self, event: events.Event) -> None:
         if isinstance(event, events.Said):
@@ -202,7 +202,10 @@ class Heard:
             self.checkpoints.append(event.step)
             self.progressed.set()
         elif isinstance(event, events.Restarted):
+            # All that the dead process had told has been heard by now.
+            self.progressed.clear()
             self.restarts += 1
+            self.again.set()
 
 
 def train(folder: Path, name: str, heard: Heard | None = None, **changes: object):
@@ -320,9 +323,10 @@ def test_killed_at_random_points_it_ends_in_the_same_weights(folder, kills):
                 return
             for child in psutil.Process().children():
                 if any("rung.training.child" in part for part in child.cmdline()):
+                    heard.again.clear()
                     child.kill()
                     killed.append(child.pid)
-            heard.progressed.clear()
+                    heard.again.wait(60)
 
     killer = threading.Thread(target=kill)
     killer.start()

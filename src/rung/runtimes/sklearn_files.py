@@ -7,10 +7,13 @@ code follows them without looking.
 """
 
 import re
+import sys
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from importlib.abc import MetaPathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,7 +21,7 @@ import structlog
 
 from rung.domain.errors import BundleError, MissingDependency
 
-__all__ = ["looks_like_skops", "open_skops", "parts"]
+__all__ = ["import_skops", "looks_like_skops", "open_skops", "parts"]
 
 _SCHEMA = "schema.json"
 _LARGEST = 1 << 30
@@ -35,6 +38,36 @@ _ADMITTED = re.compile(
     r"|scipy\.interpolate\.(\w+\.)*[A-Z]\w*"
 )
 _log = structlog.get_logger("rung.runtimes")
+
+
+def import_skops(what: str) -> Any:
+    """The module `skops.io`, without the torch that comes with it where both are installed.
+
+    As it is imported, skops walks through all of scikit-learn, whose compatibility layer for torch imports that:
+    seconds and 200 MB for nothing. The walk leaves out what cannot be imported, so torch is away until it is done.
+
+    Raises:
+        MissingDependency: `what` needs scikit-learn or skops, which are not installed.
+    """
+    sys.meta_path.insert(0, _NO_TORCH)
+    try:
+        import skops.io
+    except ImportError:
+        raise MissingDependency(f'{what} needs scikit-learn and skops: pip install "rung[sklearn]"') from None
+    finally:
+        sys.meta_path.remove(_NO_TORCH)
+    return skops.io
+
+
+class _NoTorch(MetaPathFinder):
+    """Where torch has been imported already, nobody is asked."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        if fullname == "torch":
+            raise ModuleNotFoundError("torch is not imported for this", name=fullname)
+
+
+_NO_TORCH = _NoTorch()
 
 
 def looks_like_skops(path: Path) -> bool:
@@ -65,17 +98,13 @@ def open_skops(path: Path) -> Any:
         unpacked = sum(entry.file_size for entry in archive.infolist())
     if unpacked > max(_LARGEST, _RATIO * path.stat().st_size):
         raise BundleError(f"{path.name} unpacks to {unpacked} bytes, over {_RATIO} times its size: it is refused")
-    try:
-        import skops.io
-        import skops.io.exceptions
-    except ImportError:
-        raise MissingDependency(f'{path.name} needs scikit-learn and skops: pip install "rung[sklearn]"') from None
+    skops = import_skops(path.name)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
-            found = skops.io.get_untrusted_types(file=path)
+            found = skops.get_untrusted_types(file=path)
             refused = [name for name in found if not _ADMITTED.fullmatch(name)]
-            thing = None if refused else skops.io.load(path, trusted=found)
+            thing = None if refused else skops.load(path, trusted=found)
         except Exception as error:  # noqa: BLE001 - a damaged file may raise anything
             raise BundleError(f"{path.name} cannot be loaded: {_sentence(error)}") from None
     if refused:

@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from rung.domain.errors import InvalidInput, MissingDependency, TrainingFailed
+from rung.domain.errors import InvalidInput, TrainingFailed
 from rung.domain.models import Step, Transforms
 from rung.domain.tensors import Array
+from rung.runtimes.sklearn_files import import_skops
 
 __all__ = ["Trained", "with_columns", "wrap", "write"]
 
@@ -72,11 +73,7 @@ def _torch(trained: Trained, folder: Path) -> Path:
 
 
 def _sklearn(trained: Trained, folder: Path) -> Path:
-    try:
-        import skops.io
-    except ModuleNotFoundError:
-        raise MissingDependency("a scikit-learn model is kept by skops: pip install 'rung[sklearn]'") from None
-    skops.io.dump(trained.model, folder / "model.skops")
+    import_skops("a scikit-learn model").dump(trained.model, folder / "model.skops")
     return folder / "model.skops"
 
 

@@ -17,9 +17,7 @@ __all__ = ["rows"]
 
 SHA256 = "462d1c779b4d3825c35555e6dffa3063cc0d66b89feeffcaa5093cd475e4a1c3"
 FOLDER, FILE = "bike_sharing", "hour.csv"
-PUBLIC = (
-    "https://raw.githubusercontent.com/justmarkham/DAT3/03099f4777170d838680d923ed2a67c674ba297c/data/hour.csv"
-)
+PUBLIC = "https://raw.githubusercontent.com/justmarkham/DAT3/03099f4777170d838680d923ed2a67c674ba297c/data/hour.csv"
 BESIDE_THE_REPOSITORY = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
@@ -41,8 +39,8 @@ def _content() -> bytes:
                 content = _checked(response.read(), PUBLIC)
         except (OSError, urllib.error.URLError) as error:
             raise FileNotFoundError(
-                f"there is no {FOLDER}/{FILE} in {asked or BESIDE_THE_REPOSITORY}, and {PUBLIC} cannot be had ({error}): "
-                "set RUNG_DATA to the folder that holds it"
+                f"there is no {FOLDER}/{FILE} in {asked or BESIDE_THE_REPOSITORY}, and {PUBLIC} cannot be had "
+                f"({error}): set RUNG_DATA to the folder that holds it"
             ) from None
         cached.parent.mkdir(parents=True, exist_ok=True)
         cached.write_bytes(content)

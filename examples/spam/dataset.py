@@ -1,7 +1,7 @@
 """5,574 real text messages, 747 of them spam.
 
-UCI SMS Spam Collection v.1, CC BY 4.0: Almeida, Gomez Hidalgo and Yamakami, DocEng 2011. Looked for in `RUNG_DATA`, beside
-the repository, and on the web, in that order; always with this checksum.
+UCI SMS Spam Collection v.1, CC BY 4.0: Almeida, Gomez Hidalgo and Yamakami, DocEng 2011. Looked for in `RUNG_DATA`,
+beside the repository, and on the web, in that order; always with this checksum.
 """
 
 import hashlib
@@ -45,8 +45,8 @@ def _content() -> bytes:
                 content = _checked(response.read(), PUBLIC)
         except (OSError, urllib.error.URLError) as error:
             raise FileNotFoundError(
-                f"there is no {FOLDER}/{FILE} in {asked or BESIDE_THE_REPOSITORY}, and {PUBLIC} cannot be had ({error}): "
-                "set RUNG_DATA to the folder that holds it"
+                f"there is no {FOLDER}/{FILE} in {asked or BESIDE_THE_REPOSITORY}, and {PUBLIC} cannot be had "
+                f"({error}): set RUNG_DATA to the folder that holds it"
             ) from None
         cached.parent.mkdir(parents=True, exist_ok=True)
         cached.write_bytes(content)

@@ -68,7 +68,7 @@ def fit_text(
     lowercase: bool = True,
     sublinear: bool = False,
 ) -> Step:
-    """The `text.tfidf` step for these texts, equal to TfidfVectorizer(ngram_range=ngrams, min_df=least, max_features=most).
+    """The `text.tfidf` step for these texts: TfidfVectorizer(ngram_range=ngrams, min_df=least, max_features=most).
 
     Args:
         texts: all training texts.

@@ -19,7 +19,8 @@ from torch.nn import functional as F  # noqa: N812
 from rung.domain.models import Step, Transforms
 from rung.domain.predictions import Payload
 from rung.domain.tensors import Signature, TensorSpec
-from rung.training import Context, Trained
+from rung.training.context import Context
+from rung.training.trained import Trained
 from rung.transforms.pipeline import Pipeline
 
 __all__ = ["LABELS", "SIGNATURE", "TRANSFORMS", "UNet", "evaluate", "iou", "pipeline", "prepare", "rows", "train"]
@@ -147,7 +148,9 @@ def train(ctx: Context) -> Trained:
                 schedule.step()
         # Measuring costs as much as several epochs of training.
         if epoch % 3 == 2 or epoch == epochs - 1:
-            ctx.report(loss=float(np.mean(losses)), val_iou=float(np.mean(evaluate(network, ctx.data.frame("validation")))))
+            ctx.report(
+                loss=float(np.mean(losses)), val_iou=float(np.mean(evaluate(network, ctx.data.frame("validation"))))
+            )
     return Trained(
         network,
         transforms=TRANSFORMS,

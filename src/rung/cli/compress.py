@@ -8,8 +8,9 @@ from rung.catalog import models
 from rung.cli.printing import print_json
 from rung.settings.file import project_here
 from rung.store.blobs import open_store
-from rung.training.compress import Wanted, compress
+from rung.training.compress.plans import Wanted
 from rung.training.compress.report import table_of
+from rung.training.compress.run import compress
 
 __all__ = ["run"]
 

@@ -11,7 +11,7 @@ from rung.domain.profiles import QUANTILES, ColumnProfile, Profile
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Profile", "hashes", "make"]
+__all__ = ["hashes", "make"]
 
 _TOP = 256
 _SKETCH = 1024

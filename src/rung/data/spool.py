@@ -18,7 +18,7 @@ from rung.ports import Piece
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Spool"]
+__all__ = ["Spool", "column_kinds"]
 
 
 class Spool:

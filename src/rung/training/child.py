@@ -91,14 +91,14 @@ def _train(order: Order, teller: _Teller) -> None:
     session = prepare(order, function, threads, teller.tell, teller.asked)
     begun = time.monotonic()
     with session.together():
-        seed_all(spec.seed, order.rank)
+        _seed(spec.seed, order.rank)
         returned = function(session.context)
         session.context.end()
     if order.rank == 0:
         teller.tell(session.produce(returned, time.monotonic() - begun))
 
 
-def seed_all(seed: int, rank: int = 0) -> None:
+def _seed(seed: int, rank: int = 0) -> None:
     """Seed random, numpy, and torch where `train` has imported it; each process draws its own numbers."""
     random.seed(seed + rank)
     import numpy as np

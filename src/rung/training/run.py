@@ -33,7 +33,7 @@ from rung.training.orders import Order
 from rung.training.session import GOLDEN, MODEL_FOLDER, PROFILE
 from rung.training.weights import weights_digest
 
-__all__ = ["OUTPUT", "RESULT", "SPEC", "spec_of", "train_model", "under"]
+__all__ = ["ENVIRONMENT", "OUTPUT", "RESULT", "SNAPSHOT", "SPEC", "spec_of", "train_model", "under"]
 
 SPEC, RESULT, OUTPUT = "spec.json", "result.json", "output.log"
 """Files in the folder of a run: what was asked for, how it ended, what its processes printed."""
@@ -98,9 +98,9 @@ def train_model(
         tracked.tags(tags)
         run.lineage = {name.removeprefix("rung."): value for name, value in tags.items()}
     on_event(Started(tracked.name))
-    if not resume:
-        describe(tracked, folder)
     try:
+        if not resume:
+            _describe(tracked, folder)
         result = run.go(stop, resumed=bool(resume))
     except BaseException as error:
         reason = str(error) if isinstance(error, RungError) else type(error).__name__
@@ -115,7 +115,7 @@ def train_model(
     return result
 
 
-def describe(tracked: tracking.TrackedRun, folder: Path) -> None:
+def _describe(tracked: tracking.TrackedRun, folder: Path) -> None:
     """Write down what the run runs in: environment, code, machine."""
     ran_in, files = environment.environment(), environment.code(folder)
     _write(tracked.folder / ENVIRONMENT, ran_in)

@@ -11,6 +11,7 @@ import msgspec
 from rung.domain.datasets import DatasetVersion, Split
 from rung.domain.errors import InvalidData
 from rung.domain.metrics import default_metric, direction
+from rung.domain.profiles import Profile
 from rung.domain.runs import RunSpec
 from rung.settings.file import load_project
 from rung.settings.project import DataSection, ModelSettings
@@ -130,7 +131,7 @@ def prepare(
     section = model.dataset
     version, whole = _read(order, section, tell)
     parts, of = _divide(whole, section, spec.smoke)
-    baseline = msgspec.json.decode(order.baseline, type=profile.Profile) if order.baseline else None
+    baseline = msgspec.json.decode(order.baseline, type=Profile) if order.baseline else None
     if order.rank == 0:
         for finding in validation.gate(validation.check(whole, baseline, section)):
             tell(Said(finding))

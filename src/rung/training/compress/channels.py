@@ -12,7 +12,7 @@ import msgspec
 
 from rung.training.compress.graph import Weights
 
-__all__ = ["Chain", "Cut", "Taker", "chain_of", "layers", "shapes_of"]
+__all__ = ["Chain", "Cut", "Place", "Taker", "chain_of", "layers", "shapes_of"]
 
 _EACH = frozenset(
     {

@@ -6,8 +6,10 @@ import pytest
 from rung.catalog import bundles, models
 from rung.domain.errors import ConfigurationError
 from rung.testing.models import tiny
-from rung.training.compress import Wanted, compress, latency, run
+from rung.training.compress import latency, run
+from rung.training.compress.plans import Wanted
 from rung.training.compress.report import REPORT, Latency, Report, table_of
+from rung.training.compress.run import compress
 
 
 @pytest.fixture(autouse=True)

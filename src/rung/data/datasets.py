@@ -10,7 +10,9 @@ first, so that a process that is killed leaves parts that nobody names and the v
 
 import hashlib
 import io
+import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -123,16 +125,29 @@ def quarantined(store: BlobStore, name: str, digest: str) -> list[Quarantined]:
         return []
 
 
-def frame(store: BlobStore, version: DatasetVersion, columns: Sequence[str] | None = None) -> "pl.DataFrame":
+def frame(
+    store: BlobStore, version: DatasetVersion, columns: Sequence[str] | None = None, *, cache: Path | None = None
+) -> "pl.DataFrame":
     """All rows of a version, in the order in which they came in.
+
+    `cache` is a folder on this machine for the rows as one Arrow file, which is mapped into memory and not read: made
+    from checked parts at the first call, and as fast as that format from then on. It may be removed at any time.
 
     Raises:
         InvalidData: a part is gone or damaged.
     """
     import polars as pl
 
-    parts = list(_read(store, version, columns))
-    return pl.concat(parts, how="vertical_relaxed") if parts else pl.DataFrame()
+    if cache is not None:
+        found = _mapped(cache / version.name, version, columns)
+        if found is not None:
+            return found
+    parts = list(_read(store, version, columns if cache is None else None))
+    whole = pl.concat(parts, how="vertical_relaxed") if parts else pl.DataFrame()
+    if cache is None:
+        return whole
+    _keep_mapped(cache / version.name, version, whole)
+    return whole if columns is None else whole.select(columns)
 
 
 def scan(
@@ -157,6 +172,32 @@ def _read(store: BlobStore, version: DatasetVersion, columns: Sequence[str] | No
         if hashlib.sha256(content).hexdigest() != part.sha256:
             raise InvalidData(f"data {version.digest[:12]} of {version.name} has a damaged part: {part.sha256[:12]}")
         yield pl.read_parquet(io.BytesIO(content), columns=list(columns) if columns is not None else None)
+
+
+def _mapped(folder: Path, version: DatasetVersion, columns: Sequence[str] | None) -> "pl.DataFrame | None":
+    import polars as pl
+
+    rows = pl.scan_ipc(folder / f"{version.digest}.arrow")
+    try:
+        found = rows.select(list(columns) if columns is not None else pl.all()).collect()
+    except (OSError, pl.exceptions.PolarsError):
+        return None
+    # Cut short by a full disk, it would have lost rows.
+    return found if found.height == version.rows else None
+
+
+def _keep_mapped(folder: Path, version: DatasetVersion, rows: "pl.DataFrame") -> None:
+    """Write the file and remove those of other versions; where it cannot be written, that is no reason to fail."""
+    draft = folder / f".{version.digest}.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for other in folder.glob("*.arrow"):
+            other.unlink(missing_ok=True)
+        rows.rechunk().write_ipc(draft, compression="uncompressed")
+        draft.replace(folder / f"{version.digest}.arrow")
+    except OSError:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 class _Taken:

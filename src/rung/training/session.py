@@ -171,7 +171,8 @@ def _read(order: "Order", section: DataSection, tell: Callable[[Event], None]) -
             f'[models.{spec.model}] says no data: add data = "csv:FILE" or data = "module:function", '
             "or [models.NAME.data] with a source"
         )
-    whole = datasets.frame(store, version)
+    # Beside the runs of the project, also where the code lies elsewhere.
+    whole = datasets.frame(store, version, cache=Path(order.run).parents[1] / "cache" / "data")
     if not whole.height:
         raise InvalidData(f"there is no row in {section.source}")
     if section.label and section.label not in whole.columns:

@@ -202,3 +202,25 @@ def test_a_killed_reader_leaves_the_old_version(store, place):
         process.send_signal(signal.SIGKILL)
     assert datasets.latest(store, "things") == before
     assert datasets.frame(store, before)["a"].to_list() == [1]
+
+
+def test_a_cache_gives_the_same_rows_and_is_never_trusted_blindly(store, place):
+    pl.DataFrame({"a": range(1000), "b": [str(one) for one in range(1000)]}).write_parquet(place / "a.parquet")
+    version = ingest(store, place, "a.parquet")
+    cache = place / "cache"
+    plain = datasets.frame(store, version)
+    assert datasets.frame(store, version, cache=cache).equals(plain)
+    assert datasets.frame(store, version, ["b"], cache=cache).equals(plain.select("b"))
+    (kept,) = cache.rglob("*.arrow")
+    kept.write_bytes(kept.read_bytes()[:200])
+    assert datasets.frame(store, version, cache=cache).equals(plain)
+    # Where it cannot be written, rows come all the same.
+    (place / "file").touch()
+    assert datasets.frame(store, version, cache=place / "file" / "cache").equals(plain)
+
+
+def test_a_cache_keeps_only_what_the_newest_version_needs(store, place):
+    for number in range(3):
+        pl.DataFrame({"a": [number]}).write_parquet(place / "a.parquet")
+        datasets.frame(store, ingest(store, place, "a.parquet"), cache=place / "cache")
+    assert len(list((place / "cache").rglob("*.arrow"))) == 1

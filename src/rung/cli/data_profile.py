@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["check", "profile"]
 
+_WORDS = {"fail": "red", "warn": "yellow", "inconclusive": "unclear"}
+
 
 def profile(what: str, out: Path, *, as_json: bool) -> None:
     """Print a profile, and write its page and pictures."""
@@ -38,7 +40,7 @@ def profile(what: str, out: Path, *, as_json: bool) -> None:
     print(f"{title}  {made.rows:,} rows, {len(made.columns)} columns")
     print_table(("COLUMN", "KIND", "NULLS", "DIFFERENT", "LOOKS LIKE"), [_line(*one) for one in made.columns.items()])
     for finding in findings:
-        print(f"{'red' if finding.verdict == 'fail' else 'yellow'}: {finding.text}")
+        print(f"{_WORDS[finding.verdict]}: {finding.text}")
     print(f"page  {page}")
 
 
@@ -56,10 +58,11 @@ def check(model: str, source: str, against: int | None, *, fresh: bool, as_json:
         print_json({"rows": frame.height, "against": version, "red": red, "findings": msgspec.to_builtins(findings)})
     else:
         compared = f"compared with version {version}" if version else "alone: there is no version to compare with"
-        print(f"{name}  {frame.height:,} rows, {compared}: {'red' if red else 'yellow' if findings else 'all is well'}")
-        words = {"fail": "red", "warn": "yellow", "inconclusive": "unclear"}
+        # Sorted by how bad they are.
+        verdict = _WORDS[findings[0].verdict] if findings else "all is well"
+        print(f"{name}  {frame.height:,} rows, {compared}: {verdict}")
         for finding in findings:
-            print(f"  {words[finding.verdict]:<8} {finding.fault}: {finding.text}")
+            print(f"  {_WORDS[finding.verdict]:<8} {finding.fault}: {finding.text}")
     if red:
         sys.exit(1)
 

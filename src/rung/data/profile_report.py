@@ -96,7 +96,7 @@ def _histogram(values: Any, column: ColumnProfile) -> bytes:
     low, high = column.quantiles[1], column.quantiles[-2]
     # The outer twentieths may lie far away; drawn to the end they would flatten all the rest.
     far = low - (high - low) > values.min() or high + (high - low) < values.max()
-    if column.kind == "integer" and column.distinct <= 40:
+    if column.kind == "integer" and values.max() - values.min() <= 40:
         edges: Any = np.arange(values.min() - 0.5, values.max() + 1.5)
     else:
         spread = (low - (high - low), high + (high - low)) if far and high > low else (values.min(), values.max())

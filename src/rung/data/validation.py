@@ -32,7 +32,11 @@ UNIT = 8.0
 """Factor between the spreads of a column from which on its unit must have changed."""
 NEW_SHARE, NULL_MORE = 0.01, 0.05
 """Share of rows with new categories, and rise of the share of nulls, that are red."""
+FEW = 30
+"""Rows below which distributions are not compared."""
 _REPEATED, _KEY_REPEATED = 0.5, 0.0
+_BLOCK = 50
+"""Rows in a row that were there before in the same order: that is a batch that came twice, and no chance."""
 _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])\Z")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -72,6 +76,9 @@ def check(
         *_constant(frame, section),
     ]
     if baseline is not None:
+        if frame.height < FEW:
+            text = f"{frame.height} rows are too few to tell whether they are spread as they were; {FEW} are needed"
+            found.append(Finding("too few rows", "", "inconclusive", text, frame.height))
         found += _compared(frame, baseline, section)
         if fresh:
             found += _seen_before(frame, baseline, section)
@@ -80,7 +87,7 @@ def check(
 
 
 def gate(findings: Sequence[Finding]) -> list[str]:
-    """Sentences about what is yellow.
+    """Sentences about what is yellow, or cannot be told.
 
     Raises:
         InvalidData: something is red; the message names all of it.
@@ -88,7 +95,7 @@ def gate(findings: Sequence[Finding]) -> list[str]:
     red = [finding.text for finding in findings if finding.verdict == "fail"]
     if red:
         raise InvalidData(f"the data is red, so nothing was trained: {'; '.join(red)}. rung data check shows more")
-    return [f"data: {finding.text}" for finding in findings if finding.verdict == "warn"]
+    return [f"data: {finding.text}" for finding in findings if finding.verdict != "fail"]
 
 
 # --- alone ----------------------------------------------------------------------------------------
@@ -119,10 +126,27 @@ def _repeats(frame: "pl.DataFrame", section: DataSection) -> list[Finding]:
     if not repeated:
         return []
     what = f"agree with another in {', '.join(key)}" if key else "are the same as another"
+    block = 0 if key else _longest_block(frame)
+    if block >= _BLOCK:
+        text = f"{block:,} rows in a row were there before in the same order: has a batch been delivered twice?"
+        return [Finding("duplicate batch", "", "fail", text, repeated)]
     share = repeated / frame.height
     text = f"{repeated:,} of {frame.height:,} rows {what}: take each once, or set data.key to what tells rows apart"
     verdict: Literal["warn", "fail"] = "fail" if share > (_KEY_REPEATED if key else _REPEATED) else "warn"
     return [Finding("duplicate rows", "", verdict, text, repeated)]
+
+
+def _longest_block(frame: "pl.DataFrame") -> int:
+    """The longest stretch of rows that repeats an earlier one."""
+    import polars as pl
+
+    rows = pl.DataFrame({"row": frame.hash_rows()}).with_row_index()
+    first = rows.select(pl.col("index").min().over("row").cast(pl.Int64)).to_series().to_numpy()
+    repeats = first < np.arange(len(first))
+    # Within a repeated stretch each row's first place follows that of the row before.
+    goes_on = repeats[1:] & repeats[:-1] & (np.diff(first) == 1)
+    breaks = np.flatnonzero(~np.concatenate(([False], goes_on, [False])))
+    return int(np.diff(breaks).max()) if len(breaks) > 1 else 0
 
 
 def _stale(frame: "pl.DataFrame", section: DataSection, now: datetime | None) -> list[Finding]:
@@ -134,7 +158,13 @@ def _stale(frame: "pl.DataFrame", section: DataSection, now: datetime | None) ->
             f"data.stale = {section.stale!r} needs a number with s, m, h, d or w, such as 2d, and data.time"
         )
     limit = timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
+    if section.time not in frame.columns:
+        text = f"there is no column {section.time!r} (data.time); there are {', '.join(frame.columns)}"
+        return [Finding("stale", section.time, "fail", text)]
     newest = _moment(frame[section.time].max())
+    if newest is not None and newest > (now or datetime.now(UTC)) + timedelta(days=1):
+        text = f"the newest row is from {newest:%Y-%m-%d}, which has not come yet: is the clock or the unit wrong?"
+        return [Finding("stale", section.time, "fail", text)]
     if newest is None:
         text = f"the column {section.time!r} holds no times that can be read, so its age cannot be told"
         return [Finding("stale", section.time, "inconclusive", text)]
@@ -150,7 +180,12 @@ def _moment(value: object) -> datetime | None:
     if isinstance(value, datetime):
         return value if value.tzinfo else value.replace(tzinfo=UTC)
     if isinstance(value, int | float):
-        return datetime.fromtimestamp(value, UTC)
+        # Past the year 5138 as seconds, so these are milliseconds.
+        seconds = value / 1000 if abs(value) > 1e11 else value
+        try:
+            return datetime.fromtimestamp(seconds, UTC)
+        except (ValueError, OverflowError, OSError):
+            return None
     try:
         found = datetime.fromisoformat(str(value))
     except ValueError:
@@ -182,7 +217,8 @@ def _compared(frame: "pl.DataFrame", baseline: Profile, section: DataSection) ->
     # What orders rows moves with the clock.
     moving = {section.time, section.split, *section.key}
     names = [name for name in baseline.columns if name not in moving]
-    alpha = ALPHA / max(1, len(names))
+    # Two tests of a column at most, and one of all rows.
+    alpha = ALPHA / (2 * len(names) + 1)
     found: list[Finding] = []
     for name in names:
         before = baseline.columns[name]
@@ -196,9 +232,9 @@ def _compared(frame: "pl.DataFrame", baseline: Profile, section: DataSection) ->
             found.append(Finding("wrong type", name, "fail", text, frame.height))
             continue
         found += _nulls(name, before, after, baseline.rows, frame.height, alpha)
-        if before.quantiles and after.quantiles:
+        if before.quantiles and after.quantiles and frame.height - after.nulls >= FEW:
             found += _numbers(name, frame, before, after, alpha)
-        elif before.top:
+        if before.top:
             found += _categories(name, before, after, frame.height, alpha)
     found += [
         Finding("new column", name, "warn", f"the column {name!r} is new; the last version was trained without it")
@@ -229,7 +265,7 @@ def _numbers(
 ) -> list[Finding]:
     factor = scale_change(before.quantiles, after.quantiles)
     count = frame.height - after.nulls
-    if factor is not None and max(factor, 1 / factor) >= UNIT and count >= 30:
+    if factor is not None and max(factor, 1 / factor) >= UNIT:
         text = f"the column {name!r} is about {factor:.3g} times what it was: has its unit changed?"
         return [Finding("unit change", name, "fail", text, count)]
     assert before.mean is not None
@@ -254,7 +290,7 @@ def _numbers(
 
 def _categories(name: str, before: ColumnProfile, after: ColumnProfile, rows: int, alpha: float) -> list[Finding]:
     known = {value for value, _ in before.top}
-    if before.distinct > len(known) or before.distinct > 0.2 * sum(count for _, count in before.top):
+    if not after.top or before.distinct > len(known) or before.distinct > 0.2 * sum(count for _, count in before.top):
         # Names and free text: new ones are what one expects.
         return []
     new = [(value, count) for value, count in after.top if value not in known]
@@ -283,5 +319,5 @@ def _seen_before(frame: "pl.DataFrame", baseline: Profile, section: DataSection)
     share = seen / len(asked)
     rows = round(share * frame.height)
     text = f"about {share:.0%} of the rows ({rows:,}) were there before: has a batch been delivered twice?"
-    red = share_above(seen, len(asked), 0.05, ALPHA)
+    red = share_above(seen, len(asked), 0.05, ALPHA / (2 * len(baseline.columns) + 1))
     return [Finding("seen before", "", "fail" if red else "warn", text, rows)]

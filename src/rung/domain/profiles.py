@@ -23,7 +23,7 @@ class ColumnProfile(msgspec.Struct, frozen=True):
     quantiles: tuple[float, ...] = ()
     """At `QUANTILES`."""
     top: tuple[tuple[str, int], ...] = ()
-    """Texts, categories and booleans with their counts, the most common first; at most 256."""
+    """Texts, categories, booleans, and whole numbers where there are few, with their counts; the most common first."""
     size: float | None = None
     """Mean length of texts in characters, of files in bytes."""
 

@@ -26,15 +26,17 @@ def mean_shift(values: Array, mean: float, deviation: float, alpha: float) -> tu
 def scale_change(before: Sequence[float], after: Sequence[float]) -> float | None:
     """By what factor a column has grown, told from its quantiles; None where that cannot be said.
 
-    The median ratio of the quantiles between 0.25 and 0.75 that are not 0: one far value does not move it. A change
-    of unit multiplies all of them by one factor; a shift does not, so they have to agree within a factor of 2.
+    The median ratio of the quantiles between 0.25 and 0.75: one far value does not move it. A change of unit
+    multiplies all of them by one factor, which a shift does not, so they have to agree within a factor of 4. Around
+    zero their ratios say nothing, and that of the distances between the quartiles stands in.
     """
-    middle = range(len(before) // 4, 3 * len(before) // 4 + 1)
-    ratios = [after[place] / before[place] for place in middle if before[place] and after[place]]
-    ratios = [ratio for ratio in ratios if ratio > 0]
-    if len(ratios) < len(middle) // 2 or max(ratios) > 4 * min(ratios):
-        return None
-    return float(np.median(ratios))
+    low, high = len(before) // 4, 3 * len(before) // 4
+    middle = range(low, high + 1)
+    ratios = [after[place] / before[place] for place in middle if before[place] * after[place] > 0]
+    if len(ratios) == len(middle) and max(ratios) <= 4 * min(ratios):
+        return float(np.median(ratios))
+    spread, now = before[high] - before[low], after[high] - after[low]
+    return now / spread if spread > 0 and now > 0 else None
 
 
 def share_above(count: int, of: int, share: float, alpha: float) -> bool:

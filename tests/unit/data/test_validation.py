@@ -14,17 +14,14 @@ from rung.stats.intervals import wilson
 
 BIKES = Path(__file__).resolve().parents[4] / "shared" / "data" / "bike_sharing" / "hour.csv"
 
-pytestmark = [
-    pytest.mark.data,
-    pytest.mark.skipif(not BIKES.is_file(), reason="the bike rentals do not lie beside the repository"),
-]
-
 SECTION = DataSection(label="cnt", time="instant", key=("instant",), ignore=("dteday",))
 WEATHER = ["clear", "mist", "rain", "storm"]
 
 
 @pytest.fixture(scope="module")
 def bikes():
+    if not BIKES.is_file():
+        pytest.skip("the bike rentals do not lie beside the repository")
     table = pl.read_csv(BIKES)
     words = pl.Series("weather", [WEATHER[one - 1] for one in table["weathersit"]])
     # In no order of time, so that two halves differ by chance alone: that is what "clean" means here.
@@ -68,6 +65,16 @@ FAULTS = {
         ("nulls", "windspeed"),
     ),
     "duplicate rows": (lambda rows: pl.concat([rows, rows[:100]]), ("duplicate rows", "")),
+    "duplicate batch": (
+        lambda rows: pl.concat([rows.drop("instant"), rows[:100].drop("instant")]),
+        ("duplicate batch", ""),
+    ),
+    "new code": (
+        lambda rows: rows.with_columns(
+            pl.when(pl.int_range(pl.len()) % 20 == 0).then(9).otherwise("weathersit").alias("weathersit")
+        ),
+        ("new category", "weathersit"),
+    ),
     "label gone": (lambda rows: rows.drop("cnt"), ("label missing", "cnt")),
     "label empty": (
         lambda rows: rows.with_columns(pl.when(pl.col("hr") == 3).then(None).otherwise("cnt").alias("cnt")),
@@ -122,6 +129,55 @@ def test_an_age_that_cannot_be_told_is_unclear_and_never_well():
     assert finding.verdict == "inconclusive"
     with pytest.raises(ConfigurationError, match="stale = 'soon' needs a number with s, m, h, d or w"):
         validation.check(pl.DataFrame({"at": [1, 2]}), None, DataSection(time="at", stale="soon"))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_another_unit_is_seen_around_zero_too(seed):
+    random = np.random.default_rng(seed)
+    before = profile.make(pl.DataFrame({"x": random.normal(size=5000)}))
+    now = pl.DataFrame({"x": random.normal(size=500) * 100})
+    assert found(now, before, DataSection())[("unit change", "x")] == "fail"
+    assert found(pl.DataFrame({"x": random.normal(size=500)}), before, DataSection()) == {}
+
+
+def test_few_rows_are_unclear_and_said():
+    before = profile.make(pl.DataFrame({"x": np.arange(1000.0)}))
+    findings = validation.check(pl.DataFrame({"x": [1e9, 2e9]}), before, DataSection())
+    assert [one.verdict for one in findings] == ["inconclusive"]
+    assert validation.gate(findings) == [
+        "data: 2 rows are too few to tell whether they are spread as they were; 30 are needed"
+    ]
+
+
+def test_infinities_and_wide_numbers_do_no_harm(tmp_path):
+    import msgspec
+
+    from rung.data.profile_report import write
+    from rung.domain.profiles import Profile
+
+    rows = pl.DataFrame(
+        {"x": [1.0, float("inf"), float("nan"), 2.0], "n": [0, 1, 10**10, 2], "<b>": ["&", "<", "a", "a"]}
+    )
+    made = profile.make(rows)
+    assert msgspec.json.decode(msgspec.json.encode(made), type=Profile) == made
+    page = write(tmp_path, "<script>", rows, made).read_text()
+    assert "<script>" not in page
+    assert "<b>" not in page
+
+
+@pytest.mark.parametrize(
+    ("times", "fault"),
+    [([1_767_000_000_000, 1_767_000_000_500], None), ([4_000_000_000], "stale"), ([10**18], "stale")],
+)
+def test_times_in_milliseconds_are_read_and_those_to_come_are_red(times, fault):
+    now = datetime.fromtimestamp(1_767_000_060, UTC)
+    findings = validation.check(pl.DataFrame({"at": times}), None, DataSection(time="at", stale="2d"), now=now)
+    assert [one.fault for one in findings] == ([fault] if fault else [])
+
+
+def test_a_time_that_is_not_there_is_named():
+    (finding,) = validation.check(pl.DataFrame({"a": [1, 2]}), None, DataSection(time="at", stale="2d"))
+    assert "there is no column 'at' (data.time); there are a" in finding.text
 
 
 def rate(bikes, repeats, rows, seed):

@@ -21,7 +21,7 @@ QUESTIONS = {
 
 
 def ask(url: str, body: bytes, media: str = "application/json") -> bytes:
-    request = urllib.request.Request(url, body, {"Content-Type": media})
+    request = urllib.request.Request(url, body, {"Content-Type": media, "Accept": media})
     with urllib.request.urlopen(request, timeout=20) as answer:
         return answer.read()
 

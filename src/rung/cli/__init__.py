@@ -12,7 +12,6 @@ from rung.cli.declared import data as _data
 from rung.cli.declared import evaluate as _evaluate
 from rung.cli.declared import experiment as _experiment
 from rung.cli.declared import init as _init
-from rung.cli.declared import init as _init
 from rung.cli.declared import jobs as _jobs
 from rung.cli.declared import log as _log
 from rung.cli.declared import models as _models

@@ -1,7 +1,7 @@
 """`rung init`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,10 +14,13 @@ def add(app: typer.Typer) -> None:
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="Where; made if it is not there.")] = Path(),
-    template: Annotated[str, typer.Option(help="tabular, text or segmentation.")] = "tabular",
+    folder: Annotated[Path, typer.Argument(help="Folder of the project; it is made.  [this one]")] = Path(),
+    template: Annotated[
+        Literal["tabular", "text", "segmentation"],
+        typer.Option("--template", "-t", help="Kind of model it begins with."),
+    ] = "tabular",
 ) -> None:
-    """Write a project that trains at once, on generated data, to start from."""
-    from rung.cli.init import init as run
+    """Begin a project that trains at once, on data that it generates. Nothing is written over."""
+    from rung.cli.init import run
 
     run(folder, template)

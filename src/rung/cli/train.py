@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from rung.domain.errors import ConfigurationError, InvalidInput, NotFound
+from rung.domain.errors import Cancelled, ConfigurationError, InvalidInput, NotFound
 from rung.domain.runs import RunResult
 from rung.settings.file import load_project
 from rung.settings.project import ModelSettings, ProjectSettings
@@ -23,6 +23,9 @@ from rung.training.run import spec_of, train_model
 from rung.training.smoke import Forecast, forecast
 
 __all__ = ["Display", "asked_by_ctrl_c", "changed", "display_for", "model_of", "run"]
+
+
+_KINDS = {int: "whole number", float: "number", bool: "true or false", list: "list", dict: "table"}
 
 
 def run(
@@ -38,15 +41,21 @@ def run(
     """Train, showing how far it is; Ctrl-C once saves and ends, twice ends at once."""
     folder = Path()
     project = load_project(folder)
+    wanted = {key: value for key, value in given.items() if value is not None}
     if resume:
+        asked = ["set"] * bool(changes) + list(wanted) + ["smoke"] * smoke + ["no-register"] * (not register)
+        if asked:
+            raise InvalidInput(f"--resume goes on with a run as it was begun: leave out --{asked[0]}", field="resume")
         name, resume = _interrupted(folder, name, resume)
     name, model = model_of(project, name)
-    wanted = {key: value for key, value in given.items() if value is not None}
     spec = spec_of(name, model, params=changed(model.params, changes, name), register=register, **wanted)
     display = display_for(as_json=as_json)
     with display, asked_by_ctrl_c(display) as stop:
         if smoke:
-            found = forecast(project, folder, spec, model.run.smoke, on_event=display.hear, stop=stop)
+            try:
+                found = forecast(project, folder, spec, model.run.smoke, on_event=display.hear, stop=stop)
+            except Cancelled:
+                sys.exit(130)
         else:
             result = train_model(project, folder, spec, on_event=display.hear, stop=stop, resume=resume)
     if smoke:
@@ -79,7 +88,7 @@ def model_of(project: ProjectSettings, name: str) -> tuple[str, ModelSettings]:
 
 
 def changed(params: Mapping[str, Any], changes: Sequence[str], name: str) -> dict[str, Any]:
-    """Parameters with the `NAME=VALUE`s put in; a value is read as JSON, and as text where it is none.
+    """Parameters with the `NAME=VALUE`s put in; a value is read as JSON, or as text where the file's is text.
 
     Raises:
         InvalidInput: no `=`, a name that the file does not have, or a value of another kind than the file's.
@@ -93,14 +102,15 @@ def changed(params: Mapping[str, Any], changes: Sequence[str], name: str) -> dic
             near = difflib.get_close_matches(key, params, 1, 0.5)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(params) or 'none'}"
             raise InvalidInput(f"[models.{name}] has no parameter {key!r}; {hint}", field="set")
+        old = params[key]
         try:
-            value = msgspec.json.decode(text)
+            value = text if isinstance(old, str) else msgspec.json.decode(text)
         except msgspec.DecodeError:
             value = text
-        old = params[key]
         numbers = isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool)
         if not numbers and type(value) is not type(old):
-            raise InvalidInput(f"--set {change}: {key} is {old!r}, and {text} is no {type(old).__name__}", field="set")
+            kind = _KINDS.get(type(old), type(old).__name__)
+            raise InvalidInput(f"--set {change}: {key} is {old!r}, and {text} is no {kind}", field="set")
         made[key] = float(value) if numbers else value
     return made
 
@@ -111,11 +121,15 @@ def _interrupted(folder: Path, name: str, resume: str) -> tuple[str, str]:
 
     if resume != "last":
         found = runs.find(folder, resume)
+        if name and name != found.model:
+            raise InvalidInput(f"{found.name} is a run of {found.model}, not of {name}", field="resume")
         return found.model, found.name
-    open_runs = [one for one in runs.list_runs(folder, model=name or None) if one.status != "finished"]
-    if not open_runs:
-        raise NotFound("there is no run that was interrupted; rung runs list shows all")
-    return open_runs[0].model, open_runs[0].name
+    for one in runs.list_runs(folder, model=name or None):
+        # Small trials, and trials of a study, are nobody's to go on with.
+        whole = one.tags.get("rung.smoke", "0.0") == "0.0" and "rung.trial" not in one.tags
+        if one.status in ("stopped", "killed", "failed") and whole:
+            return one.model, one.name
+    raise NotFound("there is no run that was interrupted; rung runs list shows all")
 
 
 @contextmanager
@@ -234,8 +248,6 @@ def _lines(event: events.Event) -> Iterator[str]:
             yield f"  step {event.step:>6}  {_metrics(event.metrics)}{best}"
         case events.Said():
             yield f"  {event.text}"
-        case events.Printed():
-            yield event.text.rstrip("\n")
         case events.Restarted():
             yield f"  goes on from the last checkpoint: {event.reason}"
 

@@ -7,11 +7,13 @@ it registers nothing, so that a process that dies cannot leave half a version.
 import importlib
 import os
 import random
+import re
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from rung.processes import Channel, attach
 from rung.training.orders import Order
 
 __all__ = ["main"]
+
+_TORCH = re.compile(r"^\s*(import|from)\s+torch\b", re.MULTILINE)
 
 
 class _Teller:
@@ -88,6 +92,7 @@ def _train(order: Order, teller: _Teller) -> None:
     function = _function(spec.train)
     from rung.training.session import prepare
 
+    _import_torch_for(spec.train)
     session = prepare(order, function, threads, teller.tell, teller.asked)
     begun = time.monotonic()
     with session.together():
@@ -96,6 +101,14 @@ def _train(order: Order, teller: _Teller) -> None:
         session.context.end()
     if order.rank == 0:
         teller.tell(session.produce(returned, time.monotonic() - begun))
+
+
+def _import_torch_for(name: str) -> None:
+    """Where the file of `train` imports torch within a function, import it now: it is seeded, and finds the device."""
+    file = sys.modules[name.partition(":")[0]].__file__ or ""
+    if file and "torch" not in sys.modules and _TORCH.search(Path(file).read_text(errors="replace")):
+        with suppress(ImportError):
+            importlib.import_module("torch")
 
 
 def _seed(seed: int, rank: int = 0) -> None:

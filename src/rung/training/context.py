@@ -317,7 +317,8 @@ class Context:
         if self.stopped or self.plateau.best is None:
             return
         best = self._checkpoints.load(BEST) if self._tracked else None
-        if best is not None and best.step != self.steps:
+        # Steps may not have been counted; then only the reports tell.
+        if best is not None and (best.step != self.steps or self.plateau.waited):
             from rung.training import torch_steps
 
             for name, thing in self._tracked.items():

@@ -7,7 +7,6 @@ import msgspec
 __all__ = [
     "Checkpointed",
     "Event",
-    "Printed",
     "Produced",
     "Progress",
     "Ready",
@@ -69,12 +68,6 @@ class Said(msgspec.Struct, frozen=True, tag=True):
     text: str
 
 
-class Printed(msgspec.Struct, frozen=True, tag=True):
-    """Lines that the training function printed."""
-
-    text: str
-
-
 class Restarted(msgspec.Struct, frozen=True, tag=True):
     """A process died, and all begin again at the last checkpoint."""
 
@@ -104,7 +97,7 @@ class Produced(msgspec.Struct, frozen=True, tag=True):
     """Bytes that this process held at most."""
 
 
-Event = Started | Ready | Progress | Reported | Checkpointed | Said | Printed | Restarted | Produced
+Event = Started | Ready | Progress | Reported | Checkpointed | Said | Restarted | Produced
 
 
 def decode(value: Any) -> Event:

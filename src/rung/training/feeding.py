@@ -40,6 +40,7 @@ class Feed:
         features: names of the columns that the model sees.
         labels: names of the classes, in the order of the numbers that `arrays` gives; empty for numbers.
         columns: the fitted step, `tabular.columns` or `text.tfidf`, once `arrays` has been asked.
+        waited: seconds in which training stood still for batches, of the passes that have ended.
         share: what the loss on the batch in hand counts, where several processes have different numbers of its rows.
     """
 
@@ -57,10 +58,12 @@ class Feed:
         self.features = section.features or tuple(name for name in version.columns if name not in named)
         self.labels = labels
         self.share = 1.0
+        self.waited = 0.0
         self.columns: Step | None = None
         self._run: _Owner | None = None
-        self._made: dict[str, Batches] = {}
         self._places: dict[str, int] = {}
+        self._passes: dict[int, int] = {}
+        """How many passes in batches of a size the running epoch has begun."""
 
     def bind(self, run: _Owner) -> None:
         """Say whose data it is."""
@@ -70,11 +73,6 @@ class Feed:
     def rows(self) -> dict[str, int]:
         """How many there are in each split."""
         return {name: part.height for name, part in self._parts.items()}
-
-    @property
-    def waited(self) -> float:
-        """Seconds in which training stood still for data."""
-        return sum(batches.waited for batches in self._made.values())
 
     def frame(self, split: Split = "train") -> "pl.DataFrame":
         """The rows of a split, in their order, as a polars table.
@@ -142,32 +140,36 @@ class Feed:
     ) -> Iterator[Any]:
         """One pass over a split: the training split shuffled anew for each epoch, the others in their order.
 
+        Several passes over the training split within one epoch have the same order.
         A batch is a dict of columns, or what `transform(batch, epoch=..., indices=...)` makes of it, in a thread
         that works `ahead` of the training. After an interruption the pass begins where it stood. With several
         processes each gets its share of every batch.
         """
         run = self._run
         assert run is not None
-        train = split == "train"
-        name = f"{split}/{size}"
-        if name not in self._made:
-            part = self.frame(split)
-            self._made[name] = Batches(
-                part.select(columns) if columns else part,
-                size,
-                seed=run.seed,
-                shuffle=train,
-                drop_last=drop_last,
-                rank=run.rank if train else 0,
-                world=run.world if train else 1,
-                transform=transform,
-                ahead=ahead,
-            )
-        made = self._made[name]
-        if not train:
-            yield from made.epoch(run.epoch)
-            return
+        train, part = split == "train", self.frame(split)
+        made = Batches(
+            part.select(columns) if columns else part,
+            size,
+            seed=run.seed,
+            shuffle=train,
+            drop_last=drop_last,
+            rank=run.rank if train else 0,
+            world=run.world if train else 1,
+            transform=transform,
+            ahead=ahead,
+        )
+        try:
+            yield from self._resumable(run, made, size) if train else made.epoch(run.epoch)
+        finally:
+            self.waited += made.waited
+
+    def _resumable(self, run: _Owner, made: Batches, size: int) -> Iterator[Any]:
         run.plan(len(made))
+        # A pass is known by its turn in the epoch: one that was over before an interruption is over after it.
+        turn = self._passes.get(size, 0)
+        self._passes[size] = turn + 1
+        name = f"{size}/{turn}"
         start = self._places.get(name, 0)
         for place, batch in enumerate(made.epoch(run.epoch, start=start), start + 1):
             # Counted before it is handed out: a checkpoint within the loop stands behind the step on this batch.
@@ -180,6 +182,7 @@ class Feed:
     def turn(self) -> None:
         """An epoch is over."""
         self._places.clear()
+        self._passes.clear()
         self.share = 1.0
 
     def state(self) -> dict[str, int]:

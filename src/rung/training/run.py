@@ -14,6 +14,7 @@ from rung.catalog.golden import unpack_golden
 from rung.domain.errors import (
     BundleError,
     ConfigurationError,
+    Conflict,
     NotFound,
     RungError,
     StorageFull,
@@ -85,14 +86,19 @@ def train_model(
     that keeps the run's record, where that is not the one whose code runs.
 
     Raises:
+        Conflict: the run to resume is finished, or goes on already.
+        NotFound: there is no such run.
         TrainingFailed, InvalidData, ConfigurationError, BundleError: why there is no new version; the run's record
             says so as well, and the registry is as it was.
     """
     folder = folder.resolve()
     place = (record or folder).resolve()
-    tracked = tracking.resume(place, resume) if resume else tracking.start(place, spec.model, spec)
     if resume:
+        _check_open(place, resume)
+        tracked = tracking.resume(place, resume)
         spec = _spec_before(tracked.folder, tracked.name)
+    else:
+        tracked = tracking.start(place, spec.model, spec)
     run = _Run(project, folder, spec, tracked, on_event)
     if tags:
         tracked.tags(tags)
@@ -111,6 +117,7 @@ def train_model(
             raise StorageFull(f"no room for the records of {tracked.name} in {tracked.folder}: make some") from error
         raise
     _write(tracked.folder / RESULT, result)
+    tracked.tags({"rung.data_wait": f"{result.data_wait:.3f}"})
     tracked.finish(result.ended, result.reason)
     return result
 
@@ -125,6 +132,14 @@ def _describe(tracked: tracking.TrackedRun, folder: Path) -> None:
         tracked.artifact(tracked.folder / name)
     tracked.tags({"rung.environment": ran_in.digest, "rung.code": files.digest})
     tracked.tags({f"rung.hardware.{name}": value for name, value in environment.hardware().items()})
+
+
+def _check_open(place: Path, name: str) -> None:
+    match tracking.standing(place, name, "", ""):
+        case "finished":
+            raise Conflict(f"run {name} is finished, there is nothing to go on with; rung train starts a new one")
+        case "running":
+            raise Conflict(f"run {name} is running in another process; end that first")
 
 
 def _spec_before(folder: Path, name: str) -> RunSpec:
@@ -176,7 +191,7 @@ class _Run:
         assert self._produced is not None
         result = self._result(self._produced, peak, restarts)
         if not self._produced.stopped:
-            result = self._finish(self._produced, result)
+            result = self._finish(self._produced, result, resumed=resumed)
         return msgspec.structs.replace(result, seconds=time.monotonic() - begun)
 
     def _order(self, resumed: bool) -> Order:
@@ -235,16 +250,19 @@ class _Run:
             restarts=restarts,
         )
 
-    def _finish(self, produced: Produced, result: RunResult) -> RunResult:
+    def _finish(self, produced: Produced, result: RunResult, *, resumed: bool) -> RunResult:
         artifact = Path(produced.artifact)
         result = msgspec.structs.replace(result, weights=weights_digest(artifact))
         if self._spec.register and not self._spec.smoke:
-            try:
-                manifest = self._register(artifact, produced)
-            except BundleError as error:
-                raise BundleError(f"what {self._tracked.name} trained cannot be served: {error}") from None
-            result = msgspec.structs.replace(result, version=manifest.version)
-            self._tracked.tags({"rung.version": str(manifest.version)})
+            # Its process may have been ended between registering and saying so.
+            version = _version_of(self._repository, self._spec.model, self._tracked.id) if resumed else 0
+            if not version:
+                try:
+                    version = self._register(artifact, produced).version
+                except BundleError as error:
+                    raise BundleError(f"what {self._tracked.name} trained cannot be served: {error}") from None
+            result = msgspec.structs.replace(result, version=version)
+            self._tracked.tags({"rung.version": str(version)})
         self._tracked.tags({"rung.weights": result.weights, "rung.transforms": produced.transforms})
         return result
 
@@ -288,6 +306,14 @@ def _baseline(store: BlobStore, name: str) -> bytes:
         return store.get(f"{name}/{manifest.version}/{manifest.profile}")
     except (NotFound, BundleError):
         return b""
+
+
+def _version_of(store: BlobStore, name: str, run: str) -> int:
+    """The version that a run has registered; 0: none."""
+    for entry in models.list_models(store) if run else ():
+        if entry.name == name and entry.manifest is not None and entry.manifest.lineage.extra.get("run") == run:
+            return entry.version
+    return 0
 
 
 def under(folder: Path, place: str) -> str:

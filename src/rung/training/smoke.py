@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 
+from rung.domain.errors import Cancelled
 from rung.domain.runs import RunResult, RunSpec
 from rung.settings.project import ProjectSettings
 from rung.training.events import Event, Produced, Ready
@@ -41,13 +42,15 @@ def forecast(
 ) -> Forecast:
     """Train twice, on `share` and on four times that, without registering, and draw a line through both.
 
-    Raises as `train_model` does.
+    Raises:
+        Cancelled: `stop` said yes.
+        TrainingFailed, InvalidData, ConfigurationError: as `train_model` does.
     """
-    trials = [
-        _trial(project, folder, msgspec.structs.replace(spec, smoke=min(1.0, one), register=False), on_event, stop)
-        for one in (share, share * _APART)
-    ]
-    (small, _), (large, result) = trials
+    spec = msgspec.structs.replace(spec, register=False)
+    small, _ = _trial(project, folder, msgspec.structs.replace(spec, smoke=share), on_event, stop)
+    # A trial has a least number of rows, which may be more than its share.
+    more = min(1.0, _APART * max(share, small.rows / small.all_rows))
+    large, result = _trial(project, folder, msgspec.structs.replace(spec, smoke=more), on_event, stop)
     seconds = extrapolate(small.rows, small.seconds, large.rows, large.seconds, large.all_rows)
     memory = extrapolate(small.rows, small.memory, large.rows, large.memory, large.all_rows)
     outside = max(0.0, result.seconds - large.seconds)
@@ -86,4 +89,6 @@ def _trial(
         on_event(event)
 
     result = train_model(project, folder, spec, on_event=hear, stop=stop)
+    if result.ended == "stopped":
+        raise Cancelled("the trial was ended before it could tell anything")
     return seen, result

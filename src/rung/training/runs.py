@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from rung.domain.errors import InvalidInput, NotFound
-from rung.training.tracking import STORE, folder_of, standing
+from rung.training.journal import STORE
+from rung.training.tracking import folder_of, standing
 
 __all__ = ["Comparison", "Point", "Run", "compare", "find", "history", "list_runs"]
 
@@ -147,21 +148,25 @@ def _read(folder: Path, where: str, values: Sequence[str], bound: str = "") -> l
         params = _values(store, "params", ids)
         tags = _values(store, "tags", ids)
         metrics = _values(store, "latest_metrics", ids)
-    return [
-        Run(
-            id=head[0],
-            name=head[1],
-            model=head[2],
-            status=standing(folder, head[1], tags.get(head[0], {}).get("rung.ended", ""), head[3]),
-            started=head[4] / 1000,
-            ended=None if head[5] is None else head[5] / 1000,
-            params=params.get(head[0], {}),
-            metrics=metrics.get(head[0], {}),
-            tags=tags.get(head[0], {}),
-            folder=folder_of(folder, head[1]),
+    found = []
+    for run, name, model, status, began, ended in heads:
+        stands = standing(folder, name, tags.get(run, {}).get("rung.ended", ""), status)
+        found.append(
+            Run(
+                id=run,
+                name=name,
+                model=model,
+                status=stands,
+                started=began / 1000,
+                # A run that goes on again has still the time at which it was interrupted.
+                ended=None if ended is None or stands == "running" else ended / 1000,
+                params=params.get(run, {}),
+                metrics=metrics.get(run, {}),
+                tags=tags.get(run, {}),
+                folder=folder_of(folder, name),
+            )
         )
-        for head in heads
-    ]
+    return found
 
 
 def _values(store: sqlite3.Connection, table: str, ids: Sequence[str]) -> dict[str, dict[str, Any]]:

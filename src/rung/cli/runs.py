@@ -8,7 +8,7 @@ from rung.cli.printing import print_json, print_table
 from rung.domain.errors import InvalidInput
 from rung.domain.metrics import direction
 from rung.training import runs as recorded
-from rung.training.runs import Run
+from rung.training.runs import SYSTEM, Run, measured
 
 __all__ = ["compare", "list_runs", "show"]
 
@@ -47,7 +47,7 @@ def show(name: str, plot: Path | None, *, as_json: bool) -> None:
     print(f"{run.name}  {run.status}  {_when(run.started)}  {_time(run.seconds)}".rstrip())
     if reason := run.tags.get("rung.reason"):
         print(f"  because  {reason}")
-    _block("metrics", {key: f"{value:.6g}" for key, value in run.metrics.items()})
+    _block("metrics", {key: f"{value:.6g}" for key, value in measured(run).items()})
     _block("parameters", run.params)
     facts = {key.removeprefix("rung."): value for key, value in run.tags.items() if key.startswith("rung.")}
     _block("record", {key: value for key, value in facts.items() if key not in ("run", "reason", "model", "ended")})
@@ -65,7 +65,14 @@ def compare(names: Sequence[str], plot: Path | None, *, as_json: bool) -> None:
     if plot is not None:
         from rung.training.plots import draw_runs
 
-        draw_runs({run.name: recorded.history(Path(), run) for run in found}, plot)
+        histories = {run.name: recorded.history(Path(), run) for run in found}
+        draw_runs(
+            {
+                name: {metric: points for metric, points in history.items() if not metric.startswith(SYSTEM)}
+                for name, history in histories.items()
+            },
+            plot,
+        )
     if as_json:
         print_json(made)
         return
@@ -83,7 +90,7 @@ def compare(names: Sequence[str], plot: Path | None, *, as_json: bool) -> None:
 def _best_first(found: list[Run], metric: str) -> list[Run]:
     having = [run for run in found if metric in run.metrics]
     if not having:
-        there = sorted({name for run in found for name in run.metrics})
+        there = sorted({name for run in found for name in measured(run)})
         raise InvalidInput(f"no run has a metric {metric!r}; there are {', '.join(there) or 'none'}", field="sort")
     return sorted(having, key=lambda run: run.metrics[metric], reverse=direction(metric) == "maximize")
 
@@ -109,7 +116,7 @@ def _block(title: str, values: Mapping[str, str]) -> None:
 
 
 def _metrics(run: Run) -> str:
-    shown = [f"{name} {value:.4g}" for name, value in sorted(run.metrics.items())]
+    shown = [f"{name} {value:.4g}" for name, value in sorted(measured(run).items())]
     return "  ".join(shown[:_SHOWN]) + ("  ..." if len(shown) > _SHOWN else "")
 
 

@@ -15,6 +15,7 @@ from rung.domain.errors import TrainingFailed, WorkerDied
 from rung.processes import Child, Limits
 from rung.training.events import Event, Produced, Ready, decode
 from rung.training.orders import Order
+from rung.training.resources import Sampler, Use
 
 __all__ = ["Crew", "log_to"]
 
@@ -25,8 +26,11 @@ _TICK = 0.25
 class Crew:
     """One process, or several that train one model together. The first reads the data, then the others start."""
 
-    def __init__(self, order: Order, output: Callable[[bytes], None]) -> None:
-        self._order, self._output = order, output
+    def __init__(
+        self, order: Order, output: Callable[[bytes], None], used: Callable[[Use], None] = lambda _use: None
+    ) -> None:
+        self._order, self._output, self._used = order, output, used
+        self._sampler = Sampler()
         self._children: list[Child] = []
         self._heard: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         self.peak_memory = 0
@@ -51,6 +55,8 @@ class Crew:
                 if time.monotonic() - looked > _TICK:
                     looked = time.monotonic()
                     self._watch_memory()
+                    if use := self._sampler.look(self.pids):
+                        self._used(use)
                     if not asked and stop():
                         asked = True
                         for child in self._children:

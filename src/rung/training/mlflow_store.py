@@ -104,7 +104,9 @@ class Sender:
     def _entries(self, run: str, new: list[Entry]) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
-        metrics, params, tags = [], {}, {}
+        metrics: list[Metric] = []
+        params: dict[str, str] = {}
+        tags: dict[str, str] = {}
         for entry in new:
             if entry.kind == "metrics":
                 at = int(entry.at * 1000)

@@ -4,11 +4,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rung.domain.errors import InvalidInput
-from rung.training.runs import Point
+from rung.training.runs import SYSTEM, Point
 
 __all__ = ["draw_runs"]
 
 _COLORS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f")
+
+_TITLES = {
+    f"{SYSTEM}cpu": "processor, % of one core",
+    f"{SYSTEM}memory_mib": "memory, MiB",
+    f"{SYSTEM}threads": "threads",
+}
 
 
 def draw_runs(histories: Mapping[str, Mapping[str, Sequence[Point]]], path: Path) -> None:
@@ -19,7 +25,10 @@ def draw_runs(histories: Mapping[str, Mapping[str, Sequence[Point]]], path: Path
     """
     if path.suffix not in (".png", ".svg"):
         raise InvalidInput(f"--plot {path}: a picture ends in .png or .svg", field="plot")
-    names = sorted({name for history in histories.values() for name in history})
+    # What training reported comes first, what it took of the machine last.
+    names = sorted(
+        {name for history in histories.values() for name in history}, key=lambda name: (name.startswith(SYSTEM), name)
+    )
     if not names:
         raise InvalidInput("nothing was reported, so there is nothing to draw", field="plot")
     import matplotlib as mpl
@@ -40,10 +49,21 @@ def draw_runs(histories: Mapping[str, Mapping[str, Sequence[Point]]], path: Path
         else:
             for color, (run, points) in zip(_COLORS * len(there), there.items(), strict=False):
                 steps, values = [point.step for point in points], [point.value for point in points]
-                panel.plot(steps, values, color=color, marker="o", markersize=3, linewidth=1.5, label=run)
-            panel.set_xlabel("step")
+                panel.plot(
+                    steps,
+                    values,
+                    color=color,
+                    marker="o" if len(points) < 50 else None,
+                    markersize=3,
+                    linewidth=1.5,
+                    label=run,
+                )
+            machine = name.startswith(SYSTEM)
+            panel.set_xlabel("seconds" if machine else "step")
+            if machine:
+                panel.set_ylim(bottom=0)
             panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        panel.set_title(name, loc="left", fontsize=11)
+        panel.set_title(_TITLES.get(name, name), loc="left", fontsize=11)
         panel.grid(axis="y", color="#e5e7eb", linewidth=0.8)
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)

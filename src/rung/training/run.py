@@ -29,8 +29,10 @@ from rung.settings.project import ModelSettings, ProjectSettings
 from rung.store.blobs import open_store
 from rung.training import environment, tracking
 from rung.training.crew import Crew, log_to
-from rung.training.events import Checkpointed, Event, Produced, Ready, Reported, Restarted, Started
+from rung.training.events import Checkpointed, Event, Produced, Ready, Reported, Restarted, Said, Started
 from rung.training.orders import Order
+from rung.training.resources import Use
+from rung.training.runs import SYSTEM
 from rung.training.session import GOLDEN, MODEL_FOLDER, PROFILE
 from rung.training.weights import weights_digest
 
@@ -95,10 +97,12 @@ def train_model(
     place = (record or folder).resolve()
     if resume:
         _check_open(place, resume)
+        spec = _spec_before(tracking.folder_of(place, resume), resume)
         tracked = tracking.resume(place, resume)
-        spec = _spec_before(tracked.folder, tracked.name)
     else:
         tracked = tracking.start(place, spec.model, spec)
+        # First of all: without it nobody can go on.
+        _write(tracked.folder / SPEC, spec)
     run = _Run(project, folder, spec, tracked, on_event)
     if tags:
         tracked.tags(tags)
@@ -119,6 +123,8 @@ def train_model(
     _write(tracked.folder / RESULT, result)
     tracked.tags({"rung.data_wait": f"{result.data_wait:.3f}"})
     tracked.finish(result.ended, result.reason)
+    if tracked.problem:
+        on_event(Said(tracked.problem))
     return result
 
 
@@ -172,10 +178,9 @@ class _Run:
     def go(self, stop: Callable[[], bool], *, resumed: bool) -> RunResult:
         """Train, going on from the last checkpoint when a process dies; then register."""
         begun = time.monotonic()
-        _write(self._tracked.folder / SPEC, self._spec)
         peak = restarts = 0
         while True:
-            crew = Crew(self._order(resumed), log_to(self._tracked.folder / OUTPUT))
+            crew = Crew(self._order(resumed), log_to(self._tracked.folder / OUTPUT), self._record_use)
             before = self._checkpoint
             try:
                 crew.run(self._hear, stop)
@@ -219,6 +224,12 @@ class _Run:
         elif isinstance(event, Produced):
             self._produced = event
         self._on_event(event)
+
+    def _record_use(self, use: Use) -> None:
+        now = time.time()
+        values = {"cpu": use.cpu, "memory_mib": use.memory / 2**20, "threads": float(use.threads)}
+        step = int(now - self._tracked.since)
+        self._tracked.log({f"{SYSTEM}{name}": value for name, value in values.items()}, step, now)
 
     def _say(self, event: Event) -> None:
         self._tracked.tags({"rung.restarted": event.reason if isinstance(event, Restarted) else ""})

@@ -4,19 +4,21 @@ A thousand runs with a hundred metrics each are listed in a fraction of a second
 """
 
 import sqlite3
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from rung.domain.errors import InvalidInput, NotFound
-from rung.training.journal import STORE
-from rung.training.tracking import folder_of, standing
+from rung.domain.errors import InvalidData, InvalidInput, NotFound
+from rung.training.journal import JOURNAL, STORE, entries
+from rung.training.tracking import folder_of, standing, unsent
 
-__all__ = ["Comparison", "Point", "Run", "compare", "find", "history", "list_runs"]
+__all__ = ["SYSTEM", "Comparison", "Point", "Run", "compare", "find", "history", "list_runs", "measured"]
 
+SYSTEM = "system/"
+"""How the names of metrics begin that are about the machine."""
 _MANY = 500
 """Values in one question: SQLite allows 32,766."""
 
@@ -25,7 +27,7 @@ class Run(msgspec.Struct, frozen=True):
     """One run."""
 
     id: str
-    """MLflow's, 32 hexadecimal digits."""
+    """MLflow's, 32 hexadecimal digits; empty as long as MLflow does not have it."""
     name: str
     model: str
     status: str
@@ -65,12 +67,18 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 def list_runs(folder: Path, *, model: str | None = None, limit: int = 0) -> list[Run]:
-    """Runs of the project in `folder`, newest first; with `limit`, so many."""
+    """Runs of the project in `folder`, newest first; with `limit`, so many.
+
+    Raises:
+        InvalidData: MLflow's store is damaged.
+    """
     where, values = "", []
     if model is not None:
         where, values = " AND e.name = ?", [model]
     bound = f" LIMIT {int(limit)}" if limit else ""
-    return _read(folder, where, values, bound)
+    fresh = [run for run in _unsent(folder) if model is None or run.model == model]
+    found = fresh + _read(folder, where, values, bound)
+    return found[: limit or None]
 
 
 def find(folder: Path, text: str) -> Run:
@@ -80,7 +88,9 @@ def find(folder: Path, text: str) -> Run:
         NotFound: there is none.
         InvalidInput: several ids begin like this.
     """
-    found = _read(folder, " AND (r.name = ? OR r.run_uuid LIKE ?)", [text, f"{text.replace('%', '')}%"])
+    beginning = "".join(letter for letter in text if letter.isalnum())
+    found = _read(folder, " AND (r.name = ? OR r.run_uuid LIKE ?)", [text, f"{beginning or '-'}%"])
+    found += [run for run in _unsent(folder) if run.name == text]
     exact = [run for run in found if text in (run.name, run.id)]
     if exact:
         return exact[0]
@@ -95,7 +105,12 @@ def find(folder: Path, text: str) -> Run:
 def history(folder: Path, run: Run) -> dict[str, list[Point]]:
     """Every value of every metric, by step."""
     points: dict[str, list[Point]] = {}
-    with closing(_open(folder)) as store:
+    if not run.id:
+        for entry in entries(run.folder / JOURNAL)[0]:
+            for name, value in entry.values.items() if entry.kind == "metrics" else ():
+                points.setdefault(name, []).append(Point(entry.step, float(value), entry.at))
+        return points
+    with _reading(folder) as store:
         rows = store.execute(
             "SELECT key, step, value, is_nan, timestamp FROM metrics WHERE run_uuid = ? ORDER BY key, step, timestamp",
             [run.id],
@@ -114,11 +129,17 @@ def compare(runs: Sequence[Run]) -> Comparison:
     }
     params = {name: values for name, values in _columns([run.params for run in runs]).items() if len(set(values)) > 1}
     metrics = {
-        name: tuple(run.metrics.get(name) for run in runs) for name in sorted({n for run in runs for n in run.metrics})
+        name: tuple(run.metrics.get(name) for run in runs)
+        for name in sorted({n for run in runs for n in measured(run)})
     }
     return Comparison(
         tuple(run.name for run in runs), params, metrics, {n.removeprefix("rung."): v for n, v in facts.items()}
     )
+
+
+def measured(run: Run) -> dict[str, float]:
+    """The metrics that training reported, without what the machine's were."""
+    return {name: value for name, value in run.metrics.items() if not name.startswith(SYSTEM)}
 
 
 def _columns(tables: Sequence[dict[str, str]]) -> dict[str, tuple[str | None, ...]]:
@@ -126,11 +147,46 @@ def _columns(tables: Sequence[dict[str, str]]) -> dict[str, tuple[str | None, ..
     return {name: tuple(table.get(name) for table in tables) for name in names}
 
 
-def _open(folder: Path) -> sqlite3.Connection:
+@contextmanager
+def _reading(folder: Path) -> Iterator[sqlite3.Connection]:
     path = (folder / STORE).resolve()
-    if not path.exists():
-        raise NotFound("there are no runs here yet; rung train makes the first")
-    return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=30)
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=30)) as store:
+            yield store
+    except sqlite3.Error as error:
+        raise InvalidData(
+            f"{STORE} cannot be read as MLflow's store: {error}. Move it away: the next run makes a new one, and the "
+            "runs of the old one are read from their folders"
+        ) from None
+
+
+def _unsent(folder: Path) -> list[Run]:
+    """Runs that are in their folders only, newest first."""
+    known: set[str] = set()
+    if (folder / STORE).exists():
+        with _reading(folder) as store:
+            known = {name for (name,) in store.execute("SELECT name FROM runs")}
+    found = []
+    for name, state, journal in unsent(folder, known):
+        tables: dict[str, dict[str, Any]] = {"params": {}, "tags": {}, "metrics": {}}
+        for entry in journal:
+            tables.setdefault(entry.kind, {}).update(entry.values)
+        ended = [entry.at for entry in journal if entry.kind == "finish"]
+        found.append(
+            Run(
+                id=state.id,
+                name=name,
+                model=state.model,
+                status=standing(folder, name, "", "RUNNING"),
+                started=journal[0].at if journal else 0.0,
+                ended=ended[-1] if ended else None,
+                params=tables["params"],
+                metrics={metric: float(value) for metric, value in tables["metrics"].items()},
+                tags=tables["tags"],
+                folder=folder_of(folder, name),
+            )
+        )
+    return sorted(found, key=lambda run: run.started, reverse=True)
 
 
 def _read(folder: Path, where: str, values: Sequence[str], bound: str = "") -> list[Run]:
@@ -142,7 +198,7 @@ def _read(folder: Path, where: str, values: Sequence[str], bound: str = "") -> l
         # What is put in here are our own words; what was typed goes in as values.
         f"WHERE r.lifecycle_stage = 'active'{where} ORDER BY r.start_time DESC, r.rowid DESC{bound}"
     )
-    with closing(_open(folder)) as store:
+    with _reading(folder) as store:
         heads = store.execute(query, values).fetchall()
         ids = [head[0] for head in heads]
         params = _values(store, "params", ids)

@@ -46,6 +46,7 @@ class TrackedRun:
         name: model and number, such as `nuclei-3`.
         folder: of the run.
         commit: of the project's code, with `+` where files differ from it; empty outside git.
+        since: when it began, also where it goes on now, in seconds since the epoch.
         problem: why MLflow does not have all of it; empty where it has, or is still being sent.
     """
 
@@ -56,6 +57,7 @@ class TrackedRun:
         self._lock = threading.Lock()
         mend(self.folder / JOURNAL)
         self._journal: IO[bytes] | None = (self.folder / JOURNAL).open("ab")
+        self.since = _began(self.folder)
         self._ended = threading.Event()
         self._known = threading.Event()
         self.problem = ""
@@ -245,6 +247,12 @@ def _claim(runs: Path, model: str) -> str:
             number += 1
             continue
         return f"{model}-{number}"
+
+
+def _began(folder: Path) -> float:
+    with (folder / JOURNAL).open("rb") as journal:
+        line = journal.readline()
+    return msgspec.json.decode(line, type=Entry).at if line.endswith(b"\n") else time.time()
 
 
 def _commit(folder: Path) -> str:

@@ -11,17 +11,19 @@ from rung.jobs.context import JobContext
 from rung.settings.file import load_project
 from rung.store.blobs import open_store
 
-__all__ = ["HANDLERS", "SUBMITTED", "erase", "verify"]
+__all__ = ["HANDLERS", "SUBMITTED", "erase", "train", "verify"]
 
 HANDLERS: dict[str, Handler] = {
     # In processes of their own: what they import would stay in an idle worker.
+    # One at a time: it takes all cores.
+    "models.train": Handler("rung.app.handlers:train", limit=1, process=True),
     "models.verify": Handler("rung.app.handlers:verify", limit=1, process=True),
     "predictions.erase": Handler("rung.app.handlers:erase", limit=1, process=True),
     "predictions.maintain": Handler("rung.data.predictions:maintain", limit=1, process=True),
 }
 """Kind of a job -> the function that does it."""
 
-SUBMITTED: tuple[str, ...] = ("models.verify", "predictions.erase")
+SUBMITTED: tuple[str, ...] = ("models.train", "models.verify", "predictions.erase")
 """Kinds that may be submitted by request; the others are the platform's own."""
 
 _Arguments = TypeVar("_Arguments", bound=msgspec.Struct)
@@ -30,6 +32,11 @@ _Arguments = TypeVar("_Arguments", bound=msgspec.Struct)
 class _Version(msgspec.Struct, forbid_unknown_fields=True):
     model: str
     version: int | None = None
+
+
+class _Training(msgspec.Struct, forbid_unknown_fields=True):
+    model: str
+    set: dict[str, Any] = {}
 
 
 class _Unit(msgspec.Struct, forbid_unknown_fields=True):
@@ -42,6 +49,23 @@ def verify(context: JobContext) -> dict[str, Any]:
 
     wanted = _arguments(context, _Version)
     found = models.verify(open_store(load_project(Path()).project.repository), wanted.model, wanted.version)
+    result: dict[str, Any] = msgspec.to_builtins(found)
+    return result
+
+
+def train(context: JobContext) -> dict[str, Any]:
+    """Train a model of the project and register it: `{"model": NAME, "set": {PARAMETER: VALUE}}`.
+
+    However often the job is tried, it makes one run and one version.
+    """
+    from rung.training import submitted
+
+    wanted = _arguments(context, _Training)
+    # Ids of jobs begin again where a database does: the moment of submission tells them apart.
+    job = f"{context.job.id}-{context.job.created:.6f}"
+    found = submitted.train(
+        Path(), job, wanted.model, wanted.set, progress=context.progress, should_stop=context.should_stop
+    )
     result: dict[str, Any] = msgspec.to_builtins(found)
     return result
 

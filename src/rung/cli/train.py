@@ -19,13 +19,11 @@ from rung.domain.runs import RunResult
 from rung.settings.file import load_project
 from rung.settings.project import ModelSettings, ProjectSettings
 from rung.training import events
+from rung.training.params import with_params
 from rung.training.run import spec_of, train_model
 from rung.training.smoke import Forecast, forecast
 
 __all__ = ["Display", "asked_by_ctrl_c", "changed", "display_for", "model_of", "run"]
-
-
-_KINDS = {int: "whole number", float: "number", bool: "true or false", list: "list", dict: "table"}
 
 
 def run(
@@ -93,26 +91,16 @@ def changed(params: Mapping[str, Any], changes: Sequence[str], name: str) -> dic
     Raises:
         InvalidInput: no `=`, a name that the file does not have, or a value of another kind than the file's.
     """
-    made = dict(params)
+    given: dict[str, Any] = {}
     for change in changes:
         key, sign, text = change.partition("=")
         if not sign:
             raise InvalidInput(f"--set {change} will not do: write --set NAME=VALUE", field="set")
-        if key not in params:
-            near = difflib.get_close_matches(key, params, 1, 0.5)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(params) or 'none'}"
-            raise InvalidInput(f"[models.{name}] has no parameter {key!r}; {hint}", field="set")
-        old = params[key]
         try:
-            value = text if isinstance(old, str) else msgspec.json.decode(text)
+            given[key] = text if isinstance(params.get(key), str) else msgspec.json.decode(text)
         except msgspec.DecodeError:
-            value = text
-        numbers = isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool)
-        if not numbers and type(value) is not type(old):
-            kind = _KINDS.get(type(old), type(old).__name__)
-            raise InvalidInput(f"--set {change}: {key} is {old!r}, and {text} is no {kind}", field="set")
-        made[key] = float(value) if numbers else value
-    return made
+            given[key] = text
+    return with_params(params, given, name)
 
 
 def _interrupted(folder: Path, name: str, resume: str) -> tuple[str, str]:

@@ -9,10 +9,13 @@ The convention, in plain Markdown:
 - A command that ends with ` &` goes on while the page does; the page goes on once its lines are seen.
 - `curl` is repeated until the lines are seen, as a reader would who was told "within a second".
 - Port 8000 becomes a free one.
+- A page that copies an example's folder is typed in the root of a checkout: the examples lie beside it. Without the
+  data of that example it is skipped.
 """
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -30,8 +33,11 @@ ROOT = Path(__file__).parents[2]
 PAGES = [
     page for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if "```console\n" in page.read_text()
 ]
-PATIENCE = 30.0
-"""Seconds for one command."""
+PATIENCE = 120.0
+"""Seconds for one command; a training on a busy machine takes its time."""
+DATA = ROOT.parent / "shared" / "data"
+EXAMPLES = {"bikes": "bike_sharing", "spam": "sms_spam"}
+"""Examples that pages copy, and the folder of each one's data."""
 
 
 class Command(msgspec.Struct):
@@ -97,6 +103,7 @@ class Shell:
             "RUNG_CONTROL_PORT": "0",
             "PYTHONUNBUFFERED": "1",
             "COLUMNS": "120",
+            "RUNG_DATA": str(DATA),
         }
         self._bash = subprocess.Popen(
             ["bash", "--noprofile", "--norc"],
@@ -176,7 +183,14 @@ def shell(tmp_path: Path, port: int) -> Iterator[Shell]:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_page_runs_word_for_word(page: Path, shell: Shell, tmp_path: Path, port: int) -> None:
-    for step in steps(page.read_text().replace("8000", str(port))):
+    text = page.read_text()
+    for example, data in EXAMPLES.items():
+        if f"cp -r examples/{example} ." in text:
+            if not (DATA / data).is_dir():
+                pytest.skip(f"the data of examples/{example} is not in {DATA / data}")
+            ours = shutil.ignore_patterns(".rung", "out", "__pycache__")
+            shutil.copytree(ROOT / "examples" / example, tmp_path / "examples" / example, ignore=ours)
+    for step in steps(text.replace("8000", str(port))):
         if isinstance(step, File):
             (tmp_path / step.name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / step.name).write_text(step.text)

@@ -177,6 +177,9 @@ def _read(order: "Order", section: DataSection, tell: Callable[[Event], None]) -
         raise InvalidData(f"there is no row in {section.source}")
     if section.label and section.label not in whole.columns:
         raise InvalidData(f"there is no column {section.label!r} (label); there are {', '.join(whole.columns)}")
+    missing = [name for name in section.features if name not in whole.columns]
+    if missing:
+        raise InvalidData(f"there is no column {missing[0]!r} (features); there are {', '.join(whole.columns)}")
     return version, whole
 
 

@@ -20,10 +20,11 @@ def compress(
     freeze: Annotated[
         bool, typer.Option("--freeze", help="Fold constants and take out what only training needs.")
     ] = False,
-    int8: Annotated[
-        Literal["dynamic", "static"] | None,
-        typer.Option(help="Weights of one byte; `static` activations too, by rows of the training split."),
-    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Weights of one byte.")] = False,
+    int8_mode: Annotated[
+        Literal["dynamic", "static"],
+        typer.Option(help="Whether activations are measured at each call, or before, on rows of the training split."),
+    ] = "static",
     prune: Annotated[float, typer.Option(metavar="SHARE", help="Remove this share of the channels and neurons.")] = 0.0,
     sparse: Annotated[
         float, typer.Option(metavar="SHARE", help="Set this share of the weights to zero; it saves no time by itself.")
@@ -43,5 +44,5 @@ def compress(
     from rung.settings.cache import parse_size
     from rung.training.compress.plans import Wanted
 
-    wanted = Wanted(freeze, int8, prune, sparse, parse_size(budget) if budget else 0, max_drop, source)
+    wanted = Wanted(freeze, int8_mode if int8 else None, prune, sparse, parse_size(budget) if budget else 0, max_drop, source)
     run(model, version, wanted, repository, as_json=as_json)

@@ -1,13 +1,16 @@
 """`rung tune`."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from rung.cli.declared.options import AsJson
-from rung.domain.studies import Pruner, Sampler
 
 __all__ = ["add"]
+
+# Those of `rung.domain.studies`, which would load msgspec for a page of help.
+Sampler = Literal["tpe", "random", "cmaes"]
+Pruner = Literal["none", "median", "hyperband"]
 
 
 def add(app: typer.Typer) -> None:

@@ -44,5 +44,6 @@ def compress(
     from rung.settings.cache import parse_size
     from rung.training.compress.plans import Wanted
 
-    wanted = Wanted(freeze, int8_mode if int8 else None, prune, sparse, parse_size(budget) if budget else 0, max_drop, source)
+    mode, size = int8_mode if int8 else None, parse_size(budget) if budget else 0
+    wanted = Wanted(freeze, mode, prune, sparse, size, max_drop, source)
     run(model, version, wanted, repository, as_json=as_json)

@@ -10,5 +10,5 @@ def train(ctx):
     model = LogisticRegression(C=ctx.params.C, class_weight="balanced", max_iter=1000).fit(X, y)
     X, y = ctx.data.arrays("validation")
     spam = model.predict_proba(X)[:, 1]
-    ctx.report(f1=f1_score(y, spam > 0.5), average_precision=average_precision_score(y, spam))
+    ctx.report(f1=f1_score(y, spam > 0.5, average="macro"), average_precision=average_precision_score(y, spam))
     return model

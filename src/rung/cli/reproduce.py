@@ -15,7 +15,11 @@ def run(name: str, *, same_environment: bool, as_json: bool) -> None:
     """Run it again and print the grade; the exit code is 0 for `bit-equal` and `within tolerance`."""
     folder = Path()
     found = runs.find(folder, name)
-    report = reproduce(load_project(folder), folder, found, same_environment=same_environment)
+
+    def say(line: str) -> None:
+        print(f"{found.name}  {line}", file=sys.stderr, flush=True)
+
+    report = reproduce(load_project(folder), folder, found, same_environment=same_environment, say=say)
     if as_json:
         print_json(report)
     else:

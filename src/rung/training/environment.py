@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import platform
+import re
 import subprocess
 import sys
 import tarfile
@@ -13,9 +14,10 @@ from pathlib import Path
 
 import msgspec
 
-__all__ = ["Code", "Environment", "code", "environment", "hardware", "snapshot", "unpack"]
+__all__ = ["Code", "Environment", "code", "environment", "hardware", "normal", "snapshot", "system", "unpack"]
 
 _SUFFIXES = frozenset({".py", ".toml", ".csv", ".json", ".txt", ".yaml", ".yml", ".cfg", ".sql", ".md"})
+_SEPARATORS = re.compile(r"[-_.]+")
 _LARGEST = 1 << 20
 """Bytes of a file that counts as code; larger ones are data."""
 
@@ -53,7 +55,7 @@ def environment() -> Environment:
     """That of this process."""
     packages, unpublished = set(), set()
     for one in metadata.distributions():
-        name = (one.metadata["Name"] or "").lower().replace("_", "-")
+        name = normal(one.metadata["Name"] or "")
         if not name:
             continue
         packages.add(f"{name}=={one.version}")
@@ -61,10 +63,20 @@ def environment() -> Environment:
             unpublished.add(name)
     return Environment(
         python=platform.python_version(),
-        system=f"{platform.system()} {platform.machine()}",
+        system=system(),
         packages=tuple(sorted(packages)),
         unpublished=tuple(sorted(unpublished)),
     )
+
+
+def normal(name: str) -> str:
+    """The name of a package as indexes compare it."""
+    return _SEPARATORS.sub("-", name).lower()
+
+
+def system() -> str:
+    """The kind of machine that packages are built for."""
+    return f"{platform.system()} {platform.machine()}"
 
 
 def hardware() -> dict[str, str]:

@@ -5,7 +5,10 @@ Grades: `bit-equal` (the weights are the same), `within tolerance` (the metrics 
 """
 
 import shutil
+import subprocess
+import tarfile
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -13,13 +16,17 @@ from typing import Literal
 import msgspec
 
 from rung.data import datasets
-from rung.domain.errors import InvalidData, NotFound, OperatorError
+from rung.domain.errors import ConfigurationError, InvalidData, MissingDependency, NotFound, OperatorError
 from rung.domain.runs import RunResult, RunSpec
+from rung.settings.file import FILE, load_project
 from rung.settings.project import ProjectSettings
 from rung.store.blobs import open_store
-from rung.training.environment import Environment, environment, unpack
+from rung.training import rebuilding
+from rung.training.environment import Code, Environment, environment, unpack
+from rung.training.environment import code as code_of
 from rung.training.events import Event
-from rung.training.run import ENVIRONMENT, RESULT, SNAPSHOT, SPEC, train_model, under
+from rung.training.rebuilding import ENVIRONMENTS
+from rung.training.run import CODE, ENVIRONMENT, RESULT, SNAPSHOT, SPEC, train_model, under
 from rung.training.runs import Run
 
 __all__ = ["Grade", "Report", "differences", "reproduce"]
@@ -51,39 +58,40 @@ def reproduce(
     same_environment: bool = False,
     on_event: Callable[[Event], None] = lambda _event: None,
     stop: Callable[[], bool] = lambda: False,
+    say: Callable[[str], None] = lambda _line: None,
 ) -> Report:
     """Run it again from its specification, code and data, in an equal environment, and compare.
 
-    The packages of this environment have to be the recorded ones; `same_environment` goes on where they are not, and
-    the report names the differences. Nothing is registered.
+    Where the packages of this environment are not the recorded ones, an environment with those is built and used;
+    `same_environment` goes on in this one, and the report names the differences. Nothing is registered. `say` hears
+    what is being waited for.
     """
     try:
-        spec, before, recorded = _records(run)
+        spec, before, recorded, files = _records(run)
         _check_data(project, folder, spec)
-    except (NotFound, InvalidData) as error:
+        with tempfile.TemporaryDirectory(prefix="rung-reproduce-") as place:
+            code = Path(place, "project")
+            _restore(run, files, code, folder)
+            changed = differences(recorded, environment())
+            if changed and not same_environment:
+                say(
+                    f"{len(changed)} packages are not as they were, such as {changed[0]}; making an environment of them"
+                )
+                python = rebuilding.build(folder / ENVIRONMENTS, recorded)
+                return _elsewhere(python, folder, run)
+            there = _in_place(project, folder, code)
+            wanted = msgspec.structs.replace(spec, register=False)
+            tags = {"rung.reproduces": run.name}
+            try:
+                again = train_model(there, code, wanted, on_event=on_event, stop=stop, tags=tags, record=folder)
+            except OperatorError as error:
+                return Report(run.name, "different", f"it failed this time: {error}", environment=changed)
+    except (NotFound, InvalidData, ConfigurationError, MissingDependency) as error:
         return Report(run.name, "not possible", str(error))
-    changed = differences(recorded, environment())
-    if changed and not same_environment:
-        some = "; ".join(changed[:5]) + ("; ..." if len(changed) > 5 else "")
-        reason = f"this environment is not the recorded one ({some}); install those packages, or --same-environment"
-        return Report(run.name, "not possible", reason, environment=changed)
-    with tempfile.TemporaryDirectory(prefix="rung-reproduce-") as place:
-        code = Path(place, "project")
-        unpack(run.folder / SNAPSHOT, code)
-        there = _in_place(project, folder, code)
-        try:
-            again = train_model(
-                there,
-                code,
-                msgspec.structs.replace(spec, register=False),
-                on_event=on_event,
-                stop=stop,
-                tags={"rung.reproduces": run.name},
-                record=folder,
-            )
-        except OperatorError as error:
-            return Report(run.name, "different", f"it failed this time: {error}", environment=changed)
-    return _judged(run, before, again, changed, project.models[spec.model].run.tolerance)
+    if again.ended != "finished":
+        return Report(run.name, "not possible", f"it did not come to its end this time: {again.reason}")
+    now = project.models.get(spec.model) or there.models[spec.model]
+    return _judged(run, before, again, changed, now.run.tolerance)
 
 
 def differences(before: Environment, now: Environment) -> tuple[str, ...]:
@@ -104,7 +112,7 @@ def differences(before: Environment, now: Environment) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _records(run: Run) -> tuple[RunSpec, RunResult, Environment]:
+def _records(run: Run) -> tuple[RunSpec, RunResult, Environment, Code]:
     if run.status != "finished":
         raise NotFound(f"{run.name} is {run.status}: only a finished run has something to compare with")
     try:
@@ -112,6 +120,7 @@ def _records(run: Run) -> tuple[RunSpec, RunResult, Environment]:
             msgspec.json.decode((run.folder / SPEC).read_bytes(), type=RunSpec),
             msgspec.json.decode((run.folder / RESULT).read_bytes(), type=RunResult),
             msgspec.json.decode((run.folder / ENVIRONMENT).read_bytes(), type=Environment),
+            msgspec.json.decode((run.folder / CODE).read_bytes(), type=Code),
         )
     except OSError as error:
         raise NotFound(f"the record of {run.name} has lost {error.filename}") from None
@@ -126,16 +135,44 @@ def _check_data(project: ProjectSettings, folder: Path, spec: RunSpec) -> None:
         pass
 
 
+def _restore(run: Run, files: Code, code: Path, folder: Path) -> None:
+    """The project's files as they were, each of them."""
+    try:
+        unpack(run.folder / SNAPSHOT, code)
+    except FileNotFoundError:
+        raise NotFound(f"the record of {run.name} has lost {run.folder / SNAPSHOT}, the code that ran") from None
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        raise InvalidData(f"the code that {run.name} ran, {run.folder / SNAPSHOT}, cannot be read: {error}") from None
+    found = code_of(code).files
+    if found != files.files:
+        wrong = sorted(name for name in found.keys() | files.files.keys() if found.get(name) != files.files.get(name))
+        raise InvalidData(f"the code in {run.folder / SNAPSHOT} is not what {run.name} ran: {', '.join(wrong[:5])}")
+    if not (code / FILE).exists():
+        shutil.copyfile(folder / FILE, code / FILE)
+
+
 def _in_place(project: ProjectSettings, folder: Path, code: Path) -> ProjectSettings:
-    """The project as its code was, with the data and the models where they are now."""
-    text = (code / "rung.toml").read_text() if (code / "rung.toml").exists() else ""
-    section = project.project
-    if not text:
-        shutil.copyfile(folder / "rung.toml", code / "rung.toml")
-    replaced = msgspec.structs.replace(
-        section, data=under(folder, section.data), repository=under(folder, section.repository)
+    """The project as its file was then, with the data and the models where they are now."""
+    then, section = load_project(code), project.project
+    places = msgspec.structs.replace(
+        then.project, data=under(folder, section.data), repository=under(folder, section.repository)
     )
-    return msgspec.structs.replace(project, project=replaced)
+    return msgspec.structs.replace(then, project=places)
+
+
+def _elsewhere(python: Path, folder: Path, run: Run) -> Report:
+    """What another interpreter finds."""
+    command = [str(python), "-m", "rung", "reproduce", run.name, "--same-environment", "--json"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603
+    begin = done.stdout.find("{")
+    try:
+        return msgspec.json.decode(done.stdout[max(begin, 0) :], type=Report)
+    except msgspec.MsgspecError:
+        last = (done.stderr or done.stdout).strip().splitlines()[-1:]
+        raise MissingDependency(
+            f"rung does not run in the environment {python.parents[1]} that was made for it: {' '.join(last)[:300]}; "
+            "--same-environment tries with the packages that are here"
+        ) from None
 
 
 def _judged(run: Run, before: RunResult, again: RunResult, changed: tuple[str, ...], tolerance: float) -> Report:

@@ -36,7 +36,7 @@ from rung.training.runs import SYSTEM
 from rung.training.session import GOLDEN, MODEL_FOLDER, PROFILE
 from rung.training.weights import weights_digest
 
-__all__ = ["ENVIRONMENT", "OUTPUT", "RESULT", "SNAPSHOT", "SPEC", "spec_of", "train_model", "under"]
+__all__ = ["CODE", "ENVIRONMENT", "OUTPUT", "RESULT", "SNAPSHOT", "SPEC", "spec_of", "train_model", "under"]
 
 SPEC, RESULT, OUTPUT = "spec.json", "result.json", "output.log"
 """Files in the folder of a run: what was asked for, how it ended, what its processes printed."""

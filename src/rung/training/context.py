@@ -3,6 +3,7 @@
 Nothing here starts a process or knows how the run is recorded: events go out by one function.
 """
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -287,7 +288,8 @@ class Context:
         if self._watch.metric in values and not self.stopped:
             best = self.plateau.report(at, values[self._watch.metric])
             if best:
-                self.best_metrics = values
+                # What is no number cannot be written down.
+                self.best_metrics = {name: value for name, value in values.items() if math.isfinite(value)}
                 if self._tracked:
                     self._save(BEST)
         if self.rank == 0:

@@ -55,7 +55,11 @@ def fit(
         raise InvalidData("there is no column left to learn from")
     return Step(
         "tabular.columns",
-        {"columns": [_column(name, columns, kinds, scale, one_hot, fill) for name in features]},
+        {
+            "columns": [_column(name, columns, kinds, scale, one_hot, fill) for name in features],
+            # What `apply` gives by default: a model that takes FP64 gets the same numbers when it serves.
+            "datatype": "FP32",
+        },
     )
 
 
@@ -126,7 +130,7 @@ def apply(step: Step, columns: Mapping[str, Any], dtype: np.dtype[Any] = DATATYP
         ConfigurationError: no step that was fitted here.
     """
     if step.name == "text.tfidf":
-        return TfIdf.of(**step.params).matrix(texts_of(columns), dtype)
+        return TfIdf.of(**step.params).matrix(texts_of(columns)).astype(dtype, copy=False)
     if step.name != "tabular.columns":
         raise ConfigurationError(f"{step.name!r} is no fitted step; those are tabular.columns and text.tfidf")
     return Table.of(**step.params).matrix(columns, dtype)

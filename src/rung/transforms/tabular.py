@@ -29,14 +29,17 @@ _SHOWN = 12
 class Table:
     """The columns of a model, and how rows become arrays."""
 
-    def __init__(self, columns: tuple[Column, ...], *, refuse_extra: bool = True) -> None:
+    def __init__(self, columns: tuple[Column, ...], *, refuse_extra: bool = True, datatype: str = "") -> None:
         self._columns = columns
+        self._datatype = datatype
         self._refuse_extra = refuse_extra
         self._names = frozenset(column.name for column in columns)
         self._width = sum(column.width for column in columns)
 
     @classmethod
-    def of(cls, columns: Sequence[Mapping[str, Any]], output: str = "matrix", extra: str = "refuse") -> "Table":
+    def of(
+        cls, columns: Sequence[Mapping[str, Any]], output: str = "matrix", extra: str = "refuse", datatype: str = ""
+    ) -> "Table":
         """Read the parameters of `tabular.columns`.
 
         Raises:
@@ -47,6 +50,10 @@ class Table:
                 "tabular.columns knows output matrix and columns, and extra refuse and ignore; "
                 f"not {output!r} and {extra!r}"
             )
+        if datatype not in ("", "FP32", "FP64") or (datatype and output != "matrix"):
+            raise ConfigurationError(
+                f"tabular.columns makes a matrix of datatype FP32, FP64, or the model's own, not {datatype!r}"
+            )
         try:
             read = msgspec.convert(columns, tuple[Column, ...])
         except msgspec.ValidationError as error:
@@ -55,7 +62,7 @@ class Table:
             raise ConfigurationError("tabular.columns needs one column at least, and each name once")
         for column in read:
             check_column(column, output)
-        table = cls(read, refuse_extra=extra == "refuse")
+        table = cls(read, refuse_extra=extra == "refuse", datatype=datatype)
         for column in read:
             if column.default is not None:
                 try:
@@ -72,6 +79,9 @@ class Table:
         Raises:
             InvalidInput: naming the row, the column and the reason.
         """
+        if self._datatype and dtype.kind == "f" and dtype != DATATYPES[self._datatype]:
+            # First as training saw it: a model may take FP64 and have learned from FP32.
+            return self.matrix(rows, DATATYPES[self._datatype]).astype(dtype)
         read, count = self._read(rows)
         result = np.empty((count, self._width), dtype)
         index = 0
@@ -347,8 +357,9 @@ def _bulk_columns(
     columns: Sequence[Mapping[str, Any]],
     output: str = "matrix",
     extra: str = "refuse",
+    datatype: str = "",
 ) -> Callable[[Any], Tensors]:
-    table = Table.of(columns, output, extra)
+    table = Table.of(columns, output, extra, datatype)
     table.check_against(signature, output)
     if output == "columns":
         specs = {spec.name: spec for spec in signature.inputs}
@@ -357,8 +368,10 @@ def _bulk_columns(
     return lambda rows: {spec.name: table.matrix(rows, DATATYPES[spec.datatype])}
 
 
-def _example_row(*, columns: Sequence[Mapping[str, Any]], output: str = "matrix", extra: str = "refuse") -> Any:
-    return Table.of(columns, output, extra).example()
+def _example_row(
+    *, columns: Sequence[Mapping[str, Any]], output: str = "matrix", extra: str = "refuse", datatype: str = ""
+) -> Any:
+    return Table.of(columns, output, extra, datatype).example()
 
 
 @has_bulk(_bulk_columns, _example_row)
@@ -369,6 +382,7 @@ def columns(
     columns: Sequence[Mapping[str, Any]],
     output: str = "matrix",
     extra: str = "refuse",
+    datatype: str = "",
 ) -> Any:
     """Turn a row, an object with a field for each column, into what a model of tables takes.
 
@@ -387,12 +401,14 @@ def columns(
         output: `matrix` for one tensor of numbers in the order of the columns, in which a category is its place in
             `categories` and a boolean 0 or 1; `columns` for a tensor of its own for each, under its name.
         extra: whether to `refuse` or `ignore` columns that are not listed.
+        datatype: `FP32` or `FP64` where training saw a matrix of that type: numbers are rounded to it before they
+            become the model's own type. Empty: straight to the model's type.
 
     Raises:
         InvalidInput: the row does not fit; `field` is the column.
         ConfigurationError: the columns contradict themselves or the model.
     """
-    table = Table.of(columns, output, extra)
+    table = Table.of(columns, output, extra, datatype)
     if output == "columns":
         return {name: array[0] for name, array in table.tensors([value]).items()}
     return table.matrix([value])[0]

@@ -91,8 +91,8 @@ class TfIdf:
         check_ngrams(ngrams)
         return cls(vocabulary, idf, ngrams=ngrams, lowercase=lowercase, sublinear=sublinear)
 
-    def matrix(self, texts: Sequence[str], dtype: np.dtype[Any] = DATATYPES["FP32"]) -> Array:
-        """One row for each text, [texts, vocabulary], each of Euclidean length 1; zeros where no term is known.
+    def matrix(self, texts: Sequence[str]) -> Array:
+        """One row for each text, FP32 [texts, vocabulary], of Euclidean length 1; zeros where no term is known.
 
         A row does not depend on the others, to the last bit.
         """
@@ -111,7 +111,7 @@ class TfIdf:
             for place in sorted(found):
                 places.append(place)
                 counts.append(found[place])
-        result: Array = np.zeros((len(texts), self.width), dtype)
+        result: Array = np.zeros((len(texts), self.width), np.float32)
         if rows:
             of, at = np.array(rows), np.array(places)
             if self._sublinear:
@@ -150,7 +150,8 @@ def _bulk_tfidf(
             + ", ".join(f"{one.name} ({one.datatype} {list(one.shape)})" for one in signature.inputs)
         )
     dtype = DATATYPES[spec.datatype]
-    return lambda items: {spec.name: made.matrix(texts_of(items), dtype)}
+    # FP32 first, as in training: a model that takes FP64 learned from these numbers.
+    return lambda items: {spec.name: made.matrix(texts_of(items)).astype(dtype, copy=False)}
 
 
 @has_bulk(_bulk_tfidf)

@@ -47,10 +47,10 @@ def fitted(frame: pl.DataFrame, **options: object) -> Step:
     return fit(columns_of(frame), features=frame.columns, kinds=kinds, **options)
 
 
-def pipeline_of(step: Step, width: int) -> Pipeline:
+def pipeline_of(step: Step, width: int, datatype: str = "FP32") -> Pipeline:
     """As serving builds it: of a manifest that was written down and read again."""
     written = msgspec.json.encode(Transforms((step,)))
-    signature = Signature((TensorSpec("x", "FP32", (-1, width)),), (TensorSpec("y", "FP32", (-1, 1)),))
+    signature = Signature((TensorSpec("x", datatype, (-1, width)),), (TensorSpec("y", "FP32", (-1, 1)),))
     return Pipeline.of(msgspec.json.decode(written, type=Transforms), signature)
 
 
@@ -96,6 +96,10 @@ def test_training_serving_batch_and_stream_make_the_same_numbers(frame, scale, o
     assert trained.dtype == np.float32
     assert online(pipeline, json_rows(frame)).tobytes() == trained.tobytes()
     assert online(pipeline, {name: frame[name].to_list() for name in frame.columns}).tobytes() == trained.tobytes()
+    # scikit-learn's estimators are served FP64: the numbers are still those of training.
+    double = online(pipeline_of(step, trained.shape[1], "FP64"), json_rows(frame))
+    assert double.dtype == np.float64
+    assert double.tobytes() == trained.astype(np.float64).tobytes()
     alone = [online(pipeline, [row]) for row in json_rows(frame)]
     assert np.concatenate(alone).tobytes() == trained.tobytes()
     stream = [frame[start : start + size] for start in range(0, frame.height, size)]
@@ -223,6 +227,7 @@ def test_a_registered_version_has_the_digest_of_training(tmp_path: Path) -> None
             Step("tabular.columns", {"columns": [{"name": "a", "median": 1.0}]}),
             "the transform 'tabular.columns'.*unknown field `median`",
         ),
+        (Step("tabular.columns", {"columns": [{"name": "a"}], "datatype": "BF16"}), "datatype FP32, FP64.*'BF16'"),
         (Step("text.tfidf", {"vocabulary": ["aa"]}), "the transform 'text.tfidf'.*missing a required"),
     ],
 )

@@ -31,8 +31,8 @@ def matrix_of(width: int, datatype: str = "FP32") -> Signature:
     return Signature((TensorSpec("x", datatype, (-1, width)),), OUT)
 
 
-def pipeline_of(step: Step) -> Pipeline:
-    return Pipeline.of(Transforms((step,)), matrix_of(len(step.params["idf"])))
+def pipeline_of(step: Step, datatype: str = "FP32") -> Pipeline:
+    return Pipeline.of(Transforms((step,)), matrix_of(len(step.params["idf"]), datatype))
 
 
 @pytest.mark.parametrize(
@@ -86,6 +86,8 @@ def test_a_row_is_the_same_alone_among_others_and_in_training(texts):
     together = pipeline.prepare(Payload("text", texts)).inputs["x"]
     assert trained.dtype == np.float32
     assert trained.tobytes() == together.tobytes()
+    double = pipeline_of(step, "FP64").prepare(Payload("text", texts)).inputs["x"]
+    assert double.tobytes() == trained.astype(np.float64).tobytes()
     for row, text in enumerate(texts):
         for kind, value in (("text", text), ("rows", [{"text": text}]), ("rows", {"text": [text]})):
             alone = pipeline.prepare(Payload(kind, value)).inputs["x"]

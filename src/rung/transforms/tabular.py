@@ -11,6 +11,7 @@ import numpy as np
 
 from rung.domain.errors import ConfigurationError, InvalidInput
 from rung.domain.tensors import DATATYPES, Array, Signature, Tensors, TensorSpec
+from rung.transforms.cells import cast, place, refused, shown
 from rung.transforms.schema import Column, check_column, check_input, check_whole, example_of
 from rung.transforms.steps import has_bulk
 
@@ -90,7 +91,7 @@ class Table:
             if column.one_hot:
                 result[:, index : index + column.width] = array[:, None] == np.arange(column.width)
             else:
-                result[:, index] = _cast(_scaled(column, array), dtype, column, single=count == 1)
+                result[:, index] = cast(_scaled(column, array), dtype, column, single=count == 1)
             index += column.width
         return result
 
@@ -106,7 +107,7 @@ class Table:
             array = self._array(column, read[column.name], single=count == 1)
             spec = specs[column.name] if specs else None
             if spec is not None:
-                array = _cast(array, DATATYPES[spec.datatype], column, single=count == 1)
+                array = cast(array, DATATYPES[spec.datatype], column, single=count == 1)
                 array = array.reshape((count,) + (1,) * (len(spec.shape) - 1))
             result[column.name] = array
         return result
@@ -156,7 +157,7 @@ class Table:
         if not set(map(type, rows)) <= {dict}:
             for position, row in enumerate(rows):
                 if not isinstance(row, Mapping):
-                    raise InvalidInput(f"{_row(position, single=len(rows) == 1)}it is no object of columns")
+                    raise InvalidInput(f"{place(position, single=len(rows) == 1)}it is no object of columns")
         read = {}
         for column in self._columns:
             try:
@@ -164,13 +165,13 @@ class Table:
             except KeyError:
                 if column.default is None:
                     position = next(index for index, row in enumerate(rows) if column.name not in row)
-                    raise _refused(column.name, position, "it is missing", single=len(rows) == 1) from None
+                    raise refused(column.name, position, "it is missing", single=len(rows) == 1) from None
                 read[column.name] = [row.get(column.name) for row in rows]
         if self._refuse_extra:
             for position, row in enumerate(rows):
                 if len(row) > len(self._names) or not row.keys() <= self._names:
                     name = next(name for name in row if name not in self._names)
-                    raise _refused(name, position, self._unknown(), single=len(rows) == 1)
+                    raise refused(name, position, self._unknown(), single=len(rows) == 1)
         return read, len(rows)
 
     def _read_columns(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
@@ -211,9 +212,7 @@ class Table:
         if not kinds <= {*_TYPES[column.type]}:
             for position, value in enumerate(values):
                 if type(value) not in _TYPES[column.type] and position not in absent:
-                    raise _refused(
-                        column.name, position, f"{_shown(value)} is no {column.type}", single=single
-                    ) from None
+                    raise refused(column.name, position, f"{shown(value)} is no {column.type}", single=single) from None
         if column.type == "category":
             return _categories(column, values, absent, single=single, coded=coded)
         if column.type == "text":
@@ -237,7 +236,7 @@ def _fill(column: Column, values: list[Any], *, single: bool) -> tuple[list[Any]
                 filled[position] = "" if column.type == "text" else float("nan")
                 absent.add(position)
             else:
-                raise _refused(column.name, position, "null is not allowed", single=single)
+                raise refused(column.name, position, "null is not allowed", single=single)
     return filled, absent
 
 
@@ -249,8 +248,8 @@ def _categories(column: Column, values: list[Any], absent: set[int], *, single: 
     if -1 in codes and not {position for position, code in enumerate(codes) if code < 0} <= absent:
         position = next(index for index, code in enumerate(codes) if code < 0 and index not in absent)
         known = ", ".join(map(str, column.categories[:_SHOWN])) + (", ..." if len(column.categories) > _SHOWN else "")
-        raise _refused(
-            column.name, position, f"{_shown(values[position])} is a new category; there are {known}", single=single
+        raise refused(
+            column.name, position, f"{shown(values[position])} is a new category; there are {known}", single=single
         )
     if coded:
         result = np.array(codes, np.float64)
@@ -267,7 +266,7 @@ def _texts(column: Column, values: list[str], *, single: bool) -> Array:
         try:
             result[position] = value.encode()
         except UnicodeEncodeError:
-            raise _refused(column.name, position, "it holds half of a surrogate pair", single=single) from None
+            raise refused(column.name, position, "it holds half of a surrogate pair", single=single) from None
     return result
 
 
@@ -281,7 +280,7 @@ def _filled(column: Column, values: Array, *, single: bool) -> Array:
         if column.default is not None:
             array[absent] = column.default
         elif not column.nullable:
-            raise _refused(column.name, int(absent.argmax()), "null is not allowed", single=single)
+            raise refused(column.name, int(absent.argmax()), "null is not allowed", single=single)
     return array
 
 
@@ -298,7 +297,7 @@ def _numbers(column: Column, values: list[Any], kinds: set[type], absent: set[in
     except OverflowError:
         limit = 2**63 if exact else 10**308
         position = next(index for index, value in enumerate(values) if abs(value) >= limit)
-        raise _refused(column.name, position, "the number is too large", single=single) from None
+        raise refused(column.name, position, "the number is too large", single=single) from None
     return _bounded(column, array, single=single)
 
 
@@ -309,45 +308,16 @@ def _bounded(column: Column, array: Array, *, single: bool) -> Array:
     ):
         if bound is not None and (wrong := beyond(array, bound)).any():
             position = int(wrong.argmax())
-            raise _refused(column.name, position, f"{array[position].item()} {words} {bound:g}", single=single)
+            raise refused(column.name, position, f"{array[position].item()} {words} {bound:g}", single=single)
     if column.type == "integer" and array.dtype.kind == "f":
         with np.errstate(invalid="ignore"):
             wrong = (array != np.floor(array)) & ~np.isnan(array)
         if wrong.any():
             position = int(wrong.argmax())
-            raise _refused(column.name, position, f"{array[position].item()} is no integer", single=single)
+            raise refused(column.name, position, f"{array[position].item()} is no integer", single=single)
     if column.type == "number" and np.isinf(array).any():
-        raise _refused(column.name, int(np.isinf(array).argmax()), "infinity is not allowed", single=single)
+        raise refused(column.name, int(np.isinf(array).argmax()), "infinity is not allowed", single=single)
     return array
-
-
-def _cast(array: Array, dtype: np.dtype[Any], column: Column, *, single: bool) -> Array:
-    """As the model wants it; a number that does not fit is refused, not wrapped."""
-    if array.dtype == dtype or array.dtype.kind == "O":
-        return array
-    if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        wrong = (array < limits.min) | (array > limits.max)
-    else:
-        with np.errstate(over="ignore"):
-            wrong = np.isinf(array.astype(dtype))
-    if wrong.any():
-        position = int(wrong.argmax())
-        raise _refused(column.name, position, f"{array[position]} does not fit {dtype.name}", single=single)
-    return array.astype(dtype)
-
-
-def _refused(name: str, position: int, reason: str, *, single: bool) -> InvalidInput:
-    return InvalidInput(f"{_row(position, single=single)}column {name!r}: {reason}", field=name)
-
-
-def _row(position: int, *, single: bool) -> str:
-    return "" if single else f"row {position}, "
-
-
-def _shown(value: Any) -> str:
-    names = {dict: "an object", list: "a list", type(None): "null", bool: str(value).lower()}
-    return names.get(type(value), repr(value)[:60])
 
 
 def _bulk_columns(

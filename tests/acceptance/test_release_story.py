@@ -30,6 +30,7 @@ DATA = ROOT.parent / "shared" / "data" / "nuclei_dsb2018"
 HOME, AWAY = "fluo_256", "stained_256x320"
 
 pytestmark = [
+    pytest.mark.nightly,
     pytest.mark.data,
     pytest.mark.timeout(1800),
     pytest.mark.skipif(not DATA.is_dir(), reason="the images do not lie beside the repository"),

@@ -56,7 +56,7 @@ def verify(context: JobContext) -> dict[str, Any]:
 def train(context: JobContext) -> dict[str, Any]:
     """Train a model of the project and register it: `{"model": NAME, "set": {PARAMETER: VALUE}}`.
 
-    However often the job is tried, it makes one run and one version.
+    However often the job is tried, it makes one version.
     """
     from rung.training import submitted
 

@@ -3,6 +3,7 @@
 The reference page is made from these classes: the string below a field is its documentation.
 """
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -137,7 +138,7 @@ class DataSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     label: str = ""
     """Column that holds what is to be predicted."""
     features: tuple[str, ...] = ()
-    """Columns that the model sees; empty: all that no other setting names."""
+    """Columns that the model sees; empty: all that no other setting but `slices` names."""
     ignore: tuple[str, ...] = ()
     """Columns that it must not see, such as those that are known only afterwards."""
     time: str = ""
@@ -156,6 +157,11 @@ class DataSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Columns by whose values scores are shown apart."""
     stale: str = ""
     """Age of the newest row above which data is too old to train on, such as `2d`; needs `time`."""
+
+    def seen(self, columns: Iterable[str]) -> tuple[str, ...]:
+        """Which of these columns the model sees."""
+        others = {self.label, self.time, self.group, self.split, *self.key, *self.ignore}
+        return self.features or tuple(name for name in columns if name not in others)
 
 
 class RunSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -228,8 +228,7 @@ def opened(
 
 def features_of(frame: "pl.DataFrame", section: DataSection) -> tuple[str, ...]:
     """Columns that a model may see: those that are named, else all that no other setting names."""
-    taken = {section.label, section.time, section.group, section.split, *section.ignore}
-    return section.features or tuple(name for name in frame.columns if name not in taken)
+    return section.seen(frame.columns)
 
 
 def _with_head(manifest: Manifest, task: str) -> tuple[Manifest, str]:

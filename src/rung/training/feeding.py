@@ -54,8 +54,7 @@ class Feed:
     ) -> None:
         self.version, self.label = version, section.label
         self._parts, self._section = dict(parts), section
-        named = {section.label, section.time, section.group, section.split, *section.ignore}
-        self.features = section.features or tuple(name for name in version.columns if name not in named)
+        self.features = section.seen(version.columns)
         self.labels = labels
         self.share = 1.0
         self.waited = 0.0

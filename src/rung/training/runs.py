@@ -125,7 +125,9 @@ def compare(runs: Sequence[Run]) -> Comparison:
     facts = {
         name: values
         for name, values in _columns([run.tags for run in runs]).items()
-        if name.startswith("rung.") and name not in ("rung.run", "rung.version") and len(set(values)) > 1
+        if name.startswith("rung.")
+        and name not in ("rung.run", "rung.version", "rung.data_wait")
+        and len(set(values)) > 1
     }
     params = {name: values for name, values in _columns([run.params for run in runs]).items() if len(set(values)) > 1}
     metrics = {

@@ -1,4 +1,4 @@
-"""Training as a job: however often it is tried, one run and one version come of it."""
+"""Training as a job: however often it is tried, one version comes of it."""
 
 import time
 from collections.abc import Callable, Mapping

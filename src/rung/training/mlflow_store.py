@@ -18,7 +18,7 @@ import msgspec
 
 from rung.training.journal import JOURNAL, STORE, Entry, State, alive, entries, mend, read_state, write_state
 
-__all__ = ["ARTIFACTS", "Sender"]
+__all__ = ["ARTIFACTS", "Sender", "quiet"]
 
 
 ARTIFACTS = ".rung/artifacts"

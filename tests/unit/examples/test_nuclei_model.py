@@ -48,7 +48,7 @@ def train(table, folder):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     parts = {"train": table.filter(split="train")[:16], "validation": table.filter(split="validation")[:1]}
-    version = DatasetVersion("nuclei", "", {name: "text" for name in table.columns}, ())
+    version = DatasetVersion("nuclei", "", dict.fromkeys(table.columns, "text"), ())
     events = []
     context = Context(
         RunSpec("nuclei", "model:train", params={"epochs": EPOCHS, "rate": 5e-3}),

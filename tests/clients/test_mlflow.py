@@ -99,3 +99,24 @@ def test_an_alias_in_a_registry(serve, rung, classifier, iris, tmp_path):
     answer = connect(serve(".rung/repository")).invoke(frame).get_predictions()
     expected = mlflow.pyfunc.load_model(str(classifier)).predict(frame)
     np.testing.assert_array_equal(answer.to_numpy().ravel(), expected)
+
+
+@pytest.mark.parametrize("form", ["named", "unnamed"])
+def test_a_version_that_rung_exported_is_loaded_by_pyfunc(rung, iris, tmp_path, form):
+    frame, target = iris
+    given = frame if form == "named" else frame.to_numpy()
+    booster = xgboost.train({"nthread": 1}, xgboost.DMatrix(given, label=target), num_boost_round=5)
+    booster.save_model(tmp_path / "kinds.ubj")
+    rung("models", "register", "kinds.ubj")
+    assert "exported kinds version 1" in rung("models", "export", "kinds", "out")
+    loaded = mlflow.pyfunc.load_model(str(tmp_path / "out"))
+    answer = loaded.predict(given if form == "named" else given.astype(np.float32))
+    np.testing.assert_array_equal(answer, booster.predict(xgboost.DMatrix(given)))
+
+
+def test_an_estimator_that_rung_exported_is_loaded_by_pyfunc(rung, classifier, iris, tmp_path):
+    frame, _ = iris
+    rung("models", "register", classifier / "model.skops", "--name", "flowers")
+    rung("models", "export", "flowers", "out")
+    answer = mlflow.pyfunc.load_model(str(tmp_path / "out")).predict(frame)
+    np.testing.assert_array_equal(answer, mlflow.pyfunc.load_model(str(classifier)).predict(frame))

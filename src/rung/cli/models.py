@@ -6,6 +6,7 @@ import msgspec
 import orjson
 
 from rung.catalog import models as catalog
+from rung.catalog.exports import export_mlflow
 from rung.catalog.graphs import read_graph, register_graph
 from rung.cli.printing import print_json, print_table
 from rung.domain.errors import ConfigurationError, InvalidInput, OperatorError
@@ -14,7 +15,7 @@ from rung.domain.names import name_from
 from rung.domain.tensors import TensorSpec
 from rung.store.blobs import open_store
 
-__all__ = ["delete", "list_models", "register", "show", "verify"]
+__all__ = ["delete", "export", "list_models", "register", "show", "verify"]
 
 _WIDEST = 400
 
@@ -75,6 +76,17 @@ def _read_transforms(path: Path | None) -> Transforms:
         raise ConfigurationError(
             f'--transforms {path} is not {{"input": [{{"name", "params"}}, ...], "output": [...]}}: {error}'
         ) from None
+
+
+def export(name: str, version: int | None, folder: Path, repository: str, *, as_json: bool) -> None:
+    """Write an MLflow model."""
+    written = export_mlflow(open_store(repository), name, version, folder)
+    if as_json:
+        print_json(written)
+        return
+    print(f"exported {written.name} version {written.version} to {written.folder} (MLflow, {written.flavor})")
+    for left in written.left:
+        print(f"not carried over: {left.what}: {left.reason}")
 
 
 def list_models(repository: str, *, as_json: bool) -> None:

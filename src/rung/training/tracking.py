@@ -51,6 +51,7 @@ class TrackedRun:
     """
 
     def __init__(self, project: Path, model: str, name: str) -> None:
+        project = project.absolute()  # MLflow writes addresses, which have no relative form
         self.name, self.folder = name, project / _RUNS / name
         self.commit = _commit(project)
         self._project, self._model = project, model

@@ -105,6 +105,14 @@ def test_all_that_is_recorded_is_in_mlflows_tables(project: Path, tmp_path: Path
     assert points["large"][0].value > 1e300
 
 
+def test_folder_of_the_project_may_be_relative(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    run = tracking.start(Path(), "m", SPEC)
+    run.finish("finished")
+    assert run.problem == ""
+    assert runs.find(Path(), run.name).id == run.id
+
+
 def test_more_than_mlflow_takes_at_once(project: Path) -> None:
     spec = RunSpec("m", "m:train", params={f"p{i}": i for i in range(250)})
     run = tracking.start(project, "m", spec)

@@ -1,4 +1,4 @@
-"""`rung models register|import|list|show|verify|delete`."""
+"""`rung models register|import|export|list|show|verify|delete`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +17,7 @@ def add(app: typer.Typer) -> None:
     models = typer.Typer(help="Register, list, inspect and delete model versions.", no_args_is_help=True)
     models.command("register")(register)
     models.command("import")(import_models)
+    models.command("export")(export)
     models.command("list")(list_models)
     models.command("show")(show)
     models.command("verify")(verify)
@@ -56,6 +57,19 @@ def import_models(
     from rung.cli.import_models import run
 
     run(source, repository, name, trust=trust, as_json=as_json)
+
+
+def export(
+    name: Model,
+    folder: Annotated[Path, typer.Argument(help="Folder to write, new or empty.")],
+    version: Annotated[int | None, typer.Option(help="Number of the version.  [the latest]")] = None,
+    repository: Repository = "",
+    as_json: AsJson = False,
+) -> None:
+    """Write a version as an MLflow model folder, and say what MLflow has no place for."""
+    from rung.cli.models import export as run
+
+    run(name, version, folder, repository, as_json=as_json)
 
 
 def list_models(repository: Repository = "", as_json: AsJson = False) -> None:

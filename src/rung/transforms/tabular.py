@@ -301,6 +301,12 @@ def _numbers(column: Column, values: list[Any], kinds: set[type], absent: set[in
     return _bounded(column, array, single=single)
 
 
+def _number(value: Any) -> int | float:
+    """A number as whoever sent it probably wrote it."""
+    plain: int | float = value.item()
+    return int(plain) if isinstance(plain, float) and plain.is_integer() else plain
+
+
 def _bounded(column: Column, array: Array, *, single: bool) -> Array:
     for bound, beyond, words in (
         (column.min, np.less, "is under the minimum"),
@@ -308,7 +314,7 @@ def _bounded(column: Column, array: Array, *, single: bool) -> Array:
     ):
         if bound is not None and (wrong := beyond(array, bound)).any():
             position = int(wrong.argmax())
-            raise refused(column.name, position, f"{array[position].item()} {words} {bound:g}", single=single)
+            raise refused(column.name, position, f"{_number(array[position])} {words} {bound:g}", single=single)
     if column.type == "integer" and array.dtype.kind == "f":
         with np.errstate(invalid="ignore"):
             wrong = (array != np.floor(array)) & ~np.isnan(array)

@@ -21,6 +21,8 @@ EXPECTED = [
     (errors.BundleError("x"), 500),
     (errors.ConfigurationError("x"), 500),
     (errors.MissingDependency("x"), 500),
+    (errors.InvalidData("x"), 500),
+    (errors.TrainingFailed("x"), 500),
     (errors.Unsupported("x"), 501),
     (errors.NotReady("x"), 503),
     (errors.DeadlineExceeded("x"), 504),

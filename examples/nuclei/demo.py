@@ -48,7 +48,7 @@ HOME, AWAY = "fluo_256", "stained_256x320"
 KINDS = {HOME: "fluorescence", AWAY: "stained tissue"}
 GOAL = 0.75
 """Mean IoU to reach on the fluorescence test images."""
-EPOCHS = 27
+EPOCHS = 14
 """Of training; with fewer the goal is not judged."""
 REPOSITORY = ".rung/repository"
 CONNECTIONS = 8
@@ -327,7 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="folder with manifest.csv, images/ and masks/")
     parser.add_argument("--out", type=Path, default=HERE / "out", help="folder for the repository and the results")
     parser.add_argument("--port", type=int, default=0, help="port of the server; 0 lets the kernel choose")
-    parser.add_argument("--quick", action="store_true", help="train for a quarter of the epochs; the IoU is not judged")
+    parser.add_argument("--quick", action="store_true", help="train for half of the epochs; the IoU is not judged")
     parser.add_argument("--epochs", type=int, help=f"epochs of training; below {EPOCHS} the IoU is not judged")
     parser.add_argument("--exit", action="store_true", help="end when done, also on a terminal")
     width = shutil.get_terminal_size((100, 24)).columns

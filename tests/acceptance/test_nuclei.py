@@ -48,7 +48,7 @@ def answers(url):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The folder of a run without a terminal, a quarter as long as `make demo`, and what it said."""
+    """The folder of a run without a terminal, half as long as `make demo`, and what it said."""
     folder = tmp_path_factory.mktemp("demo")
     return folder / "out", demo("--quick", "--out", str(folder / "out"), cwd=folder)
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
-from rung.domain.datasets import Quarantined
+from rung.domain.datasets import Piece
 from rung.domain.identity import Identity
 from rung.domain.models import AspiredVersion, Manifest, VersionStatus
 from rung.domain.predictions import Answer, Call, Payload, Request, Response, Statistics
@@ -30,7 +30,6 @@ __all__ = [
     "Fetched",
     "LoadOptions",
     "Model",
-    "Piece",
     "Predictor",
     "RowSource",
     "Runtime",
@@ -175,22 +174,6 @@ class BlobStore(Protocol):
     def local(self, key: str, cache: Path) -> Path:
         """A path at which the bytes can be read: the file itself, or a copy under `cache`."""
         ...
-
-
-class Piece(msgspec.Struct):
-    """Rows that a source gave at once."""
-
-    frame: Any
-    """A polars DataFrame; text columns may still be of any kind, see `rung.data.spool`."""
-    refused: Sequence[Quarantined] = ()
-    cursor: str = ""
-    """Where the next read begins, once these rows are kept."""
-    numbers: Sequence[int] = ()
-    """Where each row stood in `where`, as an editor or a query counts; empty: from 1 on."""
-    where: str = ""
-    """File or URL of these rows; empty: the source's."""
-    loose: Sequence[str] = ()
-    """Text columns of a typed source that hold values of several kinds, to be told from all rows."""
 
 
 class RowSource(Protocol):

@@ -21,10 +21,10 @@ import msgspec
 
 from rung.data.sources import open_source, without_password
 from rung.data.spool import Spool, column_kinds
-from rung.domain.datasets import DatasetVersion, Kind, Part, Quarantined
+from rung.domain.datasets import DatasetVersion, Kind, Part, Piece, Quarantined
 from rung.domain.errors import Conflict, InvalidData, NotFound
 from rung.domain.names import check_name
-from rung.ports import BlobStore, Piece, RowSource
+from rung.ports import BlobStore, RowSource
 from rung.settings.project import DataSection
 
 if TYPE_CHECKING:

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from rung.data.kinds import cast, kind_of, tell
-from rung.domain.datasets import Kind, Quarantined
+from rung.domain.datasets import Kind, Piece, Quarantined
 from rung.domain.errors import InvalidData
-from rung.ports import Piece
 
 if TYPE_CHECKING:
     import polars as pl

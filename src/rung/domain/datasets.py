@@ -1,10 +1,11 @@
 """What a data set is made of: its columns, its parts, and how its rows are divided."""
 
-from typing import Literal, get_args
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
 import msgspec
 
-__all__ = ["SPLITS", "DatasetVersion", "Kind", "Part", "Quarantined", "Split"]
+__all__ = ["SPLITS", "DatasetVersion", "Kind", "Part", "Piece", "Quarantined", "Split"]
 
 Kind = Literal["number", "integer", "boolean", "text", "category", "time", "bytes", "other"]
 """What the values of a column are. Pictures and masks are `bytes`: the encoded file."""
@@ -62,3 +63,19 @@ class Quarantined(msgspec.Struct, frozen=True):
     reason: str
     value: str
     """The row as it came, shortened."""
+
+
+class Piece(msgspec.Struct):
+    """Rows that a source gave at once."""
+
+    frame: Any
+    """A polars DataFrame; text columns may still be of any kind, see `rung.data.spool`."""
+    refused: Sequence[Quarantined] = ()
+    cursor: str = ""
+    """Where the next read begins, once these rows are kept."""
+    numbers: Sequence[int] = ()
+    """Where each row stood in `where`, as an editor or a query counts; empty: from 1 on."""
+    where: str = ""
+    """File or URL of these rows; empty: the source's."""
+    loose: Sequence[str] = ()
+    """Text columns of a typed source that hold values of several kinds, to be told from all rows."""

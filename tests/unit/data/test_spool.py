@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rung.data import datasets
+from rung.domain.datasets import Piece
 from rung.domain.errors import InvalidData
-from rung.ports import Piece
 from rung.settings.project import DataSection
 from rung.store.blobs import open_store
 

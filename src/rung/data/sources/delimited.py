@@ -2,44 +2,17 @@
 
 import csv
 from collections.abc import Iterator
+from pathlib import Path
 
 from rung.data.sources import Address
-from rung.domain.datasets import Quarantined
+from rung.data.sources.files import Files
+from rung.domain.datasets import Piece, Quarantined
 from rung.domain.errors import ConfigurationError, InvalidData
-from rung.ports import Piece
 
 __all__ = ["open_csv", "open_tsv", "read_rows"]
 
 _ROWS = 50_000
 _SHOWN = 200
-
-
-class _Delimited:
-    incremental = False
-    typed = False
-
-    def __init__(self, address: Address, separator: str) -> None:
-        address.allow("separator", "columns", "quote")
-        self._address = address
-        self._separator = address.options.get("separator", separator).replace("\\t", "\t").replace("tab", "\t")
-        if len(self._separator) != 1:
-            raise ConfigurationError(f"separator of {address.url!r} must be one character, or tab")
-        self._columns = [name for name in address.options.get("columns", "").split(",") if name]
-        self._quote = address.options.get("quote", '"')
-
-    def read(self, cursor: str) -> Iterator[Piece]:
-        """Every file, in the order of names."""
-        for path in self._address.files():
-            try:
-                with path.open(newline="", encoding="utf-8-sig", errors="strict") as file:
-                    yield from read_rows(file, str(path), self._separator, self._columns, self._quote)
-            except UnicodeDecodeError as error:
-                raise InvalidData(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
-            except OSError as error:
-                raise InvalidData(f"{path} cannot be read: {error.strerror or error}") from None
-
-    def keep(self, cursor: str) -> None:
-        """Nothing to keep."""
 
 
 def read_rows(
@@ -100,11 +73,26 @@ def _frame(rows: list[list[str]], names: list[str]) -> object:
     )
 
 
-def open_csv(address: Address) -> _Delimited:
+def open_csv(address: Address) -> Files:
     """`csv:PATH?separator=;&columns=a,b&quote=`; with `columns` the files have no header."""
-    return _Delimited(address, ",")
+    return _open(address, ",")
 
 
-def open_tsv(address: Address) -> _Delimited:
+def open_tsv(address: Address) -> Files:
     """`tsv:PATH`."""
-    return _Delimited(address, "\t")
+    return _open(address, "\t")
+
+
+def _open(address: Address, usual: str) -> Files:
+    address.allow("separator", "columns", "quote")
+    separator = address.options.get("separator", usual).replace("\\t", "\t").replace("tab", "\t")
+    if len(separator) != 1:
+        raise ConfigurationError(f"separator of {address.url!r} must be one character, or tab")
+    columns = [name for name in address.options.get("columns", "").split(",") if name]
+    quote = address.options.get("quote", '"')
+
+    def read(path: Path) -> Iterator[Piece]:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            yield from read_rows(file, str(path), separator, columns, quote)
+
+    return Files(address, read, typed=False)

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from rung.data.sources import Address
-from rung.domain.datasets import Quarantined
+from rung.domain.datasets import Piece, Quarantined
 from rung.domain.errors import ConfigurationError, InvalidData
-from rung.ports import Piece
 
 __all__ = ["open_folder"]
 

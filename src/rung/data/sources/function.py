@@ -8,9 +8,8 @@ from typing import Any
 
 from rung.data.sources import Address
 from rung.data.sources.records import piece_of
-from rung.domain.datasets import Quarantined
+from rung.domain.datasets import Piece, Quarantined
 from rung.domain.errors import ConfigurationError, InvalidData, RungError
-from rung.ports import Piece
 
 __all__ = ["open_function"]
 

@@ -1,41 +1,20 @@
 """JSON lines: an object a line."""
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import orjson
 
 from rung.data.sources import Address
+from rung.data.sources.files import Files
 from rung.data.sources.records import piece_of
-from rung.domain.datasets import Quarantined
-from rung.domain.errors import InvalidData
-from rung.ports import Piece
+from rung.domain.datasets import Piece, Quarantined
 
 __all__ = ["open_jsonl", "read_lines"]
 
 _ROWS = 20_000
 _SHOWN = 200
-
-
-class _Lines:
-    incremental = False
-    typed = True
-
-    def __init__(self, address: Address) -> None:
-        address.allow()
-        self._address = address
-
-    def read(self, cursor: str) -> Iterator[Piece]:
-        """Every file, in the order of names."""
-        for path in self._address.files():
-            try:
-                with path.open("rb") as file:
-                    yield from read_lines(file, str(path))
-            except OSError as error:
-                raise InvalidData(f"{path} cannot be read: {error.strerror or error}") from None
-
-    def keep(self, cursor: str) -> None:
-        """Nothing to keep."""
 
 
 def read_lines(lines: Iterable[bytes], where: str) -> Iterator[Piece]:
@@ -62,6 +41,12 @@ def read_lines(lines: Iterable[bytes], where: str) -> Iterator[Piece]:
     yield piece_of(rows, numbers, where, refused)
 
 
-def open_jsonl(address: Address) -> _Lines:
+def open_jsonl(address: Address) -> Files:
     """`jsonl:PATH`."""
-    return _Lines(address)
+    address.allow()
+
+    def read(path: Path) -> Iterator[Piece]:
+        with path.open("rb") as file:
+            yield from read_lines(file, str(path))
+
+    return Files(address, read, typed=True)

@@ -9,8 +9,7 @@ import orjson
 
 from rung.data.feedback import labelled
 from rung.data.sources import Address
-from rung.domain.datasets import Quarantined
-from rung.ports import Piece
+from rung.domain.datasets import Piece, Quarantined
 from rung.settings.file import load_project
 from rung.store.blobs import open_store
 

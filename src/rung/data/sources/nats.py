@@ -12,9 +12,8 @@ import orjson
 
 from rung.data.sources import Address, without_password
 from rung.data.sources.records import piece_of
-from rung.domain.datasets import Quarantined
+from rung.domain.datasets import Piece, Quarantined
 from rung.domain.errors import ConfigurationError, InvalidData, MissingDependency
-from rung.ports import Piece
 
 __all__ = ["open_nats"]
 

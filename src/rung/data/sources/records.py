@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from rung.domain.datasets import Quarantined
+from rung.domain.datasets import Piece, Quarantined
 from rung.domain.errors import InvalidData
-from rung.ports import Piece
 
 if TYPE_CHECKING:
     import polars as pl

@@ -7,8 +7,8 @@ from typing import Any
 from urllib.parse import quote
 
 from rung.data.sources import Address, without_password
+from rung.domain.datasets import Piece
 from rung.domain.errors import ConfigurationError, InvalidData, MissingDependency
-from rung.ports import Piece
 
 __all__ = ["open_postgresql", "open_sqlite"]
 

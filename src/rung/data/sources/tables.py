@@ -2,55 +2,41 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rung.data.sources import Address
+from rung.data.sources.files import Files
+from rung.domain.datasets import Piece
 from rung.domain.errors import InvalidData
-from rung.ports import Piece
 
-if TYPE_CHECKING:
-    import polars as pl
-
-__all__ = ["open_arrow", "open_parquet"]
+__all__ = ["open_arrow", "open_parquet", "read_table"]
 
 _ROWS = 100_000
 
 
-class _Tables:
-    incremental = False
-    typed = True
-
-    def __init__(self, address: Address) -> None:
-        address.allow()
-        self._address = address
-
-    def read(self, cursor: str) -> Iterator[Piece]:
-        """Every file, in the order of names."""
-        import polars as pl
-
-        for path in self._address.files():
-            try:
-                table = self._open(path)
-                count = table.select(pl.len()).collect().item()
-                for start in range(0, count, _ROWS):
-                    yield Piece(table.slice(start, _ROWS).collect())
-            except (OSError, pl.exceptions.PolarsError) as error:
-                raise InvalidData(f"{path} cannot be read: {error}") from None
-
-    def keep(self, cursor: str) -> None:
-        """Nothing to keep."""
-
-    def _open(self, path: Path) -> "pl.LazyFrame":
-        import polars as pl
-
-        return pl.scan_parquet(path) if self._address.scheme == "parquet" else pl.scan_ipc(path)
-
-
-def open_parquet(address: Address) -> _Tables:
+def open_parquet(address: Address) -> Files:
     """`parquet:PATH`."""
-    return _Tables(address)
+    address.allow()
+    return Files(address, lambda path: read_table(path, str(path)), typed=True)
 
 
-def open_arrow(address: Address) -> _Tables:
+def open_arrow(address: Address) -> Files:
     """`arrow:PATH`: the IPC file format."""
-    return _Tables(address)
+    address.allow()
+    return Files(address, lambda path: read_table(path, str(path), arrow=True), typed=True)
+
+
+def read_table(path: Path, where: str, *, arrow: bool = False) -> Iterator[Piece]:
+    """The rows of a Parquet or Arrow file.
+
+    Raises:
+        InvalidData: it is none, or damaged.
+    """
+    import polars as pl
+
+    try:
+        table: pl.LazyFrame = pl.scan_ipc(path) if arrow else pl.scan_parquet(path)
+        count = table.select(pl.len()).collect().item()
+        for start in range(0, count, _ROWS):
+            yield Piece(table.slice(start, _ROWS).collect())
+    except pl.exceptions.PolarsError as error:
+        raise InvalidData(f"{where} cannot be read: {error}") from None

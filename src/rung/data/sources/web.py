@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 from rung.data.sources import Address, without_password
 from rung.data.sources.delimited import read_rows
 from rung.data.sources.lines import read_lines
+from rung.data.sources.tables import read_table
+from rung.domain.datasets import Piece
 from rung.domain.errors import InvalidData
-from rung.ports import Piece
 
 __all__ = ["open_web"]
 
@@ -45,12 +46,7 @@ class _Web:
                 with path.open("rb") as lines:
                     yield from read_lines(lines, self._shown)
             else:
-                import polars as pl
-
-                try:
-                    yield Piece(pl.read_parquet(path))
-                except pl.exceptions.PolarsError as error:
-                    raise InvalidData(f"{self._shown} is no Parquet file: {error}") from None
+                yield from read_table(path, self._shown)
 
     def keep(self, cursor: str) -> None:
         """Nothing to keep."""

@@ -187,8 +187,6 @@ class RowSource(Protocol):
 
     incremental: bool
     """Whether `read` goes on from a cursor; otherwise it gives everything each time, and the cursor means nothing."""
-    typed: bool
-    """Whether columns come with their types; otherwise they are told from all values of a column."""
 
     def read(self, cursor: str) -> Iterator[Piece]:
         """Everything beyond `cursor` (all, where it is empty), in pieces that fit into memory.

@@ -136,7 +136,7 @@ def test_killed_with_9_its_child_ends_with_it_and_the_end_is_the_same(folder, wh
         if "rung.training.child" in child.cmdline()
     ]
     assert len(children) == 1
-    assert f"run {run} is running in another process" in refused(folder, monkeypatch, capsys, "--resume", run)
+    assert f"run {run} is running in process" in refused(folder, monkeypatch, capsys, "--resume", run)
     process.kill()
     process.wait(30)
     process.stdout.close()

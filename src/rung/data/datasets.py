@@ -86,7 +86,7 @@ def read(url: str, folder: Path) -> "pl.DataFrame":
     import polars as pl
 
     source = open_source(url, folder)
-    with Spool(without_password(url), typed=source.typed, known={}) as spool:
+    with Spool(without_password(url), known={}) as spool:
         for piece in source.read(""):
             spool.add(piece)
         rows = list(spool.frames())
@@ -213,7 +213,7 @@ class _Taken:
     def take(self, source: RowSource, pieces: Iterator[Piece], before: DatasetVersion | None) -> None:
         """Read all pieces, then write their rows as parts: a source that breaks off leaves nothing."""
         known = before.columns if before is not None else {}
-        with Spool(self._where, typed=source.typed, known=known) as spool:
+        with Spool(self._where, known=known) as spool:
             for piece in pieces:
                 spool.add(piece)
             for rows in spool.frames():

@@ -1,18 +1,18 @@
 """Profiles of tables: what `rung.domain.profiles` says, found in rows."""
 
 from collections.abc import Sequence
-from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rung.data.fingerprints import fingerprints
 from rung.data.kinds import kind_of
 from rung.domain.profiles import QUANTILES, ColumnProfile, Profile
 
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["hashes", "make"]
+__all__ = ["make", "told_apart_by"]
 
 _TOP = 256
 _SKETCH = 1024
@@ -22,7 +22,7 @@ MOST_CODES = 64
 
 def make(frame: "pl.DataFrame", *, label: str = "", time: str = "", key: Sequence[str] = ()) -> Profile:
     """The profile of all rows of a table."""
-    seen = np.unique(hashes(frame, key)) if frame.height else np.zeros(0, np.uint64)
+    seen = np.unique(fingerprints(frame, told_apart_by(frame, key)))
     return Profile(
         rows=frame.height,
         columns={column.name: _column(column) for column in frame},
@@ -34,27 +34,9 @@ def make(frame: "pl.DataFrame", *, label: str = "", time: str = "", key: Sequenc
     )
 
 
-def hashes(frame: "pl.DataFrame", key: Sequence[str] = ()) -> "np.ndarray[tuple[int], np.dtype[np.uint64]]":
-    """A hash of each row, or of its key; equal rows have equal ones on every machine."""
-    import polars as pl
-
-    names = [name for name in key if name in frame.columns] or frame.columns
-    parts = [_as_text(frame[name]).fill_null("\N{EMPTY SET}") for name in names]
-    rows = pl.DataFrame([part.alias(str(number)) for number, part in enumerate(parts)])
-    texts = rows.select(pl.concat_str(pl.all(), separator="\x1f")).to_series()
-    found = (blake2b(text.encode(), digest_size=8).digest() for text in texts)
-    return np.frombuffer(b"".join(found), ">u8").astype(np.uint64)
-
-
-def _as_text(column: "pl.Series") -> "pl.Series":
-    import polars as pl
-
-    if column.dtype == pl.Binary:
-        texts = [None if one is None else blake2b(one, digest_size=16).hexdigest() for one in column]
-        return pl.Series(column.name, texts, pl.String)
-    if column.dtype.is_nested() or column.dtype == pl.Object:
-        return pl.Series(column.name, [None if one is None else repr(one) for one in column], pl.String)
-    return column.cast(pl.String)
+def told_apart_by(frame: "pl.DataFrame", key: Sequence[str]) -> list[str]:
+    """Columns by which rows are told apart: the key, or all where there is none."""
+    return [name for name in key if name in frame.columns] or frame.columns
 
 
 def _column(column: "pl.Series") -> ColumnProfile:

@@ -1,8 +1,8 @@
 """Which rows a model learns from, which ones choose its best step, and which ones only judge it."""
 
-import hashlib
 from typing import TYPE_CHECKING
 
+from rung.data.fingerprints import fingerprints
 from rung.domain.datasets import SPLITS, Split
 from rung.domain.errors import InvalidData
 from rung.settings.project import DataSection
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 __all__ = ["divide"]
 
 _NAMES = {"val": "validation", "valid": "validation", "dev": "validation", "eval": "validation"}
-_BUCKETS = 1 << 32
 
 
 def divide(frame: "pl.DataFrame", section: DataSection) -> dict[Split, "pl.DataFrame"]:
@@ -78,19 +77,10 @@ def _by_hash(frame: "pl.DataFrame", section: DataSection) -> dict[Split, "pl.Dat
     missing = [name for name in names if name not in frame.columns]
     if missing:
         raise InvalidData(f"there is no column {missing[0]!r} (data.key); there are {', '.join(frame.columns)}")
-    # Our own hash: polars' may change with its version, and then rows would move from one split to another.
-    places = pl.Series([_place(row) for row in frame.select(names).iter_rows()], dtype=pl.Float64)
+    places = pl.Series(fingerprints(frame, names) / 2**64, dtype=pl.Float64)
     test, validation = section.test, section.test + section.validation
     return {
         "train": frame.filter(places >= validation),
         "validation": frame.filter((places >= test) & (places < validation)),
         "test": frame.filter(places < test),
     }
-
-
-def _place(row: tuple[object, ...]) -> float:
-    digest = hashlib.blake2b(digest_size=4)
-    for value in row:
-        digest.update(value if isinstance(value, bytes) else repr(value).encode())
-        digest.update(b"\0")
-    return int.from_bytes(digest.digest()) / _BUCKETS

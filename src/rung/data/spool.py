@@ -25,12 +25,11 @@ class Spool:
 
     Args:
         where: what rows are said to come from, where a piece does not say.
-        typed: whether columns come with their types; otherwise those of text are told from all values.
         known: kinds of columns that earlier parts of the data have; later rows have to fit them, and have no others.
     """
 
-    def __init__(self, where: str, *, typed: bool, known: Mapping[str, Kind]) -> None:
-        self._where, self._typed, self._known = where, typed, known
+    def __init__(self, where: str, *, known: Mapping[str, Kind]) -> None:
+        self._where, self._known = where, known
         self._folder = tempfile.TemporaryDirectory(prefix="rung-rows-")
         self._files: list[tuple[Path, str, array[int]]] = []
         self._types: dict[str, set[pl.DataType]] = {}
@@ -59,7 +58,7 @@ class Spool:
         path = Path(self._folder.name, f"{len(self._files)}.arrow")
         frame.write_ipc(path)
         self._files.append((path, where, numbers))
-        self._loose.update(piece.loose if self._typed else frame.columns)
+        self._loose.update(piece.loose)
         for column in frame:
             self._types.setdefault(column.name, set()).add(column.dtype)
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 import numpy as np
 
-from rung.data.profile import hashes, make
+from rung.data.fingerprints import fingerprints
+from rung.data.profile import make, told_apart_by
 from rung.domain.errors import ConfigurationError, InvalidData
 from rung.domain.profiles import ColumnProfile, Profile
 from rung.settings.project import DataSection
@@ -62,10 +63,12 @@ def check(
     *,
     fresh: bool = False,
     now: datetime | None = None,
+    profile: Profile | None = None,
 ) -> list[Finding]:
     """What is wrong with these rows, alone and compared with `baseline`.
 
-    `fresh` says that they should all be new: then rows that the baseline has seen are a fault.
+    `fresh` says that they should all be new: then rows that the baseline has seen are a fault. `profile`
+    is that of the rows, where it has been made already.
     """
     if not frame.height:
         return [Finding("empty", "", "fail", "there is no row")]
@@ -79,7 +82,8 @@ def check(
         if frame.height < FEW:
             text = f"{frame.height} rows are too few to tell whether they are spread as they were; {FEW} are needed"
             found.append(Finding("too few rows", "", "inconclusive", text, frame.height))
-        found += _compared(frame, baseline, section)
+        made = profile or make(frame, label=section.label, time=section.time, key=section.key)
+        found += _compared(frame, made, baseline, section)
         if fresh:
             found += _seen_before(frame, baseline, section)
     order = {"fail": 0, "warn": 1, "inconclusive": 2}
@@ -212,8 +216,7 @@ def _constant(frame: "pl.DataFrame", section: DataSection) -> list[Finding]:
 # --- compared with what it was --------------------------------------------------------------------
 
 
-def _compared(frame: "pl.DataFrame", baseline: Profile, section: DataSection) -> list[Finding]:
-    now = make(frame, label=section.label, time=section.time, key=section.key)
+def _compared(frame: "pl.DataFrame", now: Profile, baseline: Profile, section: DataSection) -> list[Finding]:
     # What orders rows moves with the clock.
     moving = {section.time, section.split, *section.key}
     names = [name for name in baseline.columns if name not in moving]
@@ -307,7 +310,7 @@ def _seen_before(frame: "pl.DataFrame", baseline: Profile, section: DataSection)
     if not baseline.sketch:
         return []
     sketch = np.array(baseline.sketch, np.uint64)
-    made = hashes(frame, section.key)
+    made = fingerprints(frame, told_apart_by(frame, section.key))
     # Of all hashes those up to the largest kept one are known; they stand for the others.
     asked = made if baseline.whole else made[made <= sketch[-1]]
     if not len(asked):

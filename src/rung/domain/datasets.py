@@ -78,4 +78,4 @@ class Piece(msgspec.Struct):
     where: str = ""
     """File or URL of these rows; empty: the source's."""
     loose: Sequence[str] = ()
-    """Text columns of a typed source that hold values of several kinds, to be told from all rows."""
+    """Text columns whose type is told from all rows: those of formats without types, or of mixed values."""

@@ -48,7 +48,14 @@ class Code(msgspec.Struct, frozen=True):
     commit: str = ""
     """Empty outside git."""
     diff: str = ""
-    """How the files differ from the commit."""
+    """How the files that git knows differ from the commit."""
+    dirty: bool = False
+    """Whether there is a difference, or a file that git does not know."""
+
+    @property
+    def state(self) -> str:
+        """The commit, with `+` where the files are not those of it; empty outside git."""
+        return f"{self.commit}+" if self.commit and self.dirty else self.commit
 
 
 def environment() -> Environment:
@@ -104,7 +111,10 @@ def code(folder: Path) -> Code:
     files = {path.relative_to(folder).as_posix(): _sha256(path) for path in _sources(folder)}
     digest = hashlib.sha256(msgspec.json.encode(files, order="sorted")).hexdigest()
     commit = _git(folder, "rev-parse", "HEAD")
-    return Code(digest, files, commit, _git(folder, "diff", "HEAD", "--", ".") if commit else "")
+    if not commit:
+        return Code(digest, files)
+    dirty = bool(_git(folder, "status", "--porcelain", "--", ".", ":!.rung"))
+    return Code(digest, files, commit, _git(folder, "diff", "HEAD", "--", ".") if dirty else "", dirty)
 
 
 def snapshot(folder: Path, into: Path) -> None:

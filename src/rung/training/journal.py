@@ -28,7 +28,6 @@ class Entry(msgspec.Struct, omit_defaults=True):
     """Seconds since the epoch."""
     values: dict[str, Any] = {}
     step: int = 0
-    to: str = ""
 
 
 class State(msgspec.Struct):

@@ -116,7 +116,7 @@ class Sender:
             elif entry.kind == "tags":
                 tags |= {_named(name): str(value)[:8000] for name, value in entry.values.items()}
             elif entry.kind == "artifact" and Path(entry.values["path"]).exists():
-                self._client.log_artifact(run, entry.values["path"], entry.to or None)
+                self._client.log_artifact(run, entry.values["path"])
             elif entry.kind == "again":
                 self._client.update_run(run, "RUNNING")
         many = [Param(name, value) for name, value in params.items()]

@@ -14,7 +14,6 @@ from rung.catalog.golden import unpack_golden
 from rung.domain.errors import (
     BundleError,
     ConfigurationError,
-    Conflict,
     NotFound,
     RungError,
     StorageFull,
@@ -96,8 +95,8 @@ def train_model(
     folder = folder.resolve()
     place = (record or folder).resolve()
     if resume:
-        _check_open(place, resume)
-        spec = _spec_before(tracking.folder_of(place, resume), resume)
+        # Before the record is opened again: without a specification nothing can go on.
+        spec = _spec_before(place, resume)
         tracked = tracking.resume(place, resume)
     else:
         tracked = tracking.start(place, spec.model, spec)
@@ -136,23 +135,15 @@ def _describe(tracked: tracking.TrackedRun, folder: Path) -> None:
     environment.snapshot(folder, tracked.folder / SNAPSHOT)
     for name in (ENVIRONMENT, CODE, SNAPSHOT):
         tracked.artifact(tracked.folder / name)
-    tracked.tags({"rung.environment": ran_in.digest, "rung.code": files.digest})
+    tracked.tags({"rung.environment": ran_in.digest, "rung.code": files.digest, "rung.commit": files.state})
     tracked.tags({f"rung.hardware.{name}": value for name, value in environment.hardware().items()})
 
 
-def _check_open(place: Path, name: str) -> None:
-    match tracking.standing(place, name, "", ""):
-        case "finished":
-            raise Conflict(f"run {name} is finished, there is nothing to go on with; rung train starts a new one")
-        case "running":
-            raise Conflict(f"run {name} is running in another process; end that first")
-
-
-def _spec_before(folder: Path, name: str) -> RunSpec:
+def _spec_before(project: Path, name: str) -> RunSpec:
     try:
-        return msgspec.json.decode((folder / SPEC).read_bytes(), type=RunSpec)
+        return msgspec.json.decode((tracking.folder_of(project, name) / SPEC).read_bytes(), type=RunSpec)
     except OSError:
-        raise NotFound(f"run {name} cannot go on: {folder / SPEC} is not there") from None
+        raise NotFound(f"there is no run {name} that could go on; rung runs list shows all") from None
 
 
 class _Run:
@@ -190,7 +181,8 @@ class _Run:
                 if restarts >= self._model.run.restarts or self._checkpoint == before:
                     raise TrainingFailed(self._how_it_died(error)) from None
                 restarts, resumed = restarts + 1, True
-                self._say(Restarted(str(error)))
+                self._tracked.tags({"rung.restarted": str(error)})
+                self._on_event(Restarted(str(error)))
             finally:
                 peak = max(peak, crew.peak_memory)
         assert self._produced is not None
@@ -230,10 +222,6 @@ class _Run:
         values = {"cpu": use.cpu, "memory_mib": use.memory / 2**20, "threads": float(use.threads)}
         step = int(now - self._tracked.since)
         self._tracked.log({f"{SYSTEM}{name}": value for name, value in values.items()}, step, now)
-
-    def _say(self, event: Event) -> None:
-        self._tracked.tags({"rung.restarted": event.reason if isinstance(event, Restarted) else ""})
-        self._on_event(event)
 
     def _how_it_died(self, error: WorkerDied) -> str:
         if "SIGKILL" in str(error):
@@ -295,7 +283,7 @@ class _Run:
             metrics=produced.metrics,
             lineage=Lineage(
                 source=f"run {self._tracked.name}",
-                code=self._tracked.commit,
+                code=msgspec.json.decode((self._tracked.folder / CODE).read_bytes(), type=environment.Code).state,
                 data={self._spec.model: self._spec.dataset},
                 extra={
                     "run": self._tracked.id,

@@ -124,7 +124,8 @@ def prepare(
     Raises:
         InvalidData: it is empty, or not what it was.
     """
-    from rung.data import profile, validation
+    from rung.data import validation
+    from rung.data.profile import make
 
     spec, project = order.spec, Path(order.project)
     model = load_project(project).models[spec.model]
@@ -132,9 +133,12 @@ def prepare(
     version, whole = _read(order, section, tell)
     parts, of = _divide(whole, section, spec.smoke)
     baseline = msgspec.json.decode(order.baseline, type=Profile) if order.baseline else None
+    made = b""
     if order.rank == 0:
-        for finding in validation.gate(validation.check(whole, baseline, section)):
+        profile = make(whole, label=section.label, time=section.time, key=section.key)
+        for finding in validation.gate(validation.check(whole, baseline, section, profile=profile)):
             tell(Said(finding))
+        made = msgspec.json.encode(profile)
     feed = Feed(version, parts, section, labels=model.labels)
     context = Context(
         spec,
@@ -149,10 +153,9 @@ def prepare(
     )
     context.folder.mkdir(parents=True, exist_ok=True)
     resumed = context.begin() if order.resumed else 0
-    made = profile.make(whole, label=section.label, time=section.time, key=section.key)
     if order.rank == 0:
         tell(Ready(version.digest, feed.rows, of, threads, context.device, resumed))
-    return Session(order, model, context, msgspec.json.encode(made))
+    return Session(order, model, context, made)
 
 
 def _read(order: "Order", section: DataSection, tell: Callable[[Event], None]) -> tuple[DatasetVersion, "pl.DataFrame"]:

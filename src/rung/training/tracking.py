@@ -11,7 +11,6 @@ what such a run did not send.
 
 import importlib.util
 import os
-import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -23,7 +22,7 @@ from typing import IO, Any
 import msgspec
 import psutil
 
-from rung.domain.errors import InvalidInput, MissingDependency, NotFound
+from rung.domain.errors import Conflict, MissingDependency, NotFound
 from rung.domain.names import check_name
 from rung.domain.runs import Ended, RunSpec
 from rung.training.journal import JOURNAL, STORE, Entry, State, alive, entries, mend, numbers, read_state, write_state
@@ -45,7 +44,6 @@ class TrackedRun:
     Attributes:
         name: model and number, such as `nuclei-3`.
         folder: of the run.
-        commit: of the project's code, with `+` where files differ from it; empty outside git.
         since: when it began, also where it goes on now, in seconds since the epoch.
         problem: why MLflow does not have all of it; empty where it has, or is still being sent.
     """
@@ -53,7 +51,6 @@ class TrackedRun:
     def __init__(self, project: Path, model: str, name: str) -> None:
         project = project.absolute()  # MLflow writes addresses, which have no relative form
         self.name, self.folder = name, project / _RUNS / name
-        self.commit = _commit(project)
         self._project, self._model = project, model
         self._lock = threading.Lock()
         mend(self.folder / JOURNAL)
@@ -87,9 +84,9 @@ class TrackedRun:
         """Record metrics of a step; `at` is the time in seconds since the epoch."""
         self._write(Entry("metrics", at, numbers(metrics), step))
 
-    def artifact(self, path: Path, to: str = "") -> None:
-        """Keep a file, which must not change any more, in the folder `to` of the run's artifacts."""
-        self._write(Entry("artifact", time.time(), {"path": str(path.resolve())}, to=to))
+    def artifact(self, path: Path) -> None:
+        """Keep a file, which must not change any more, among the run's artifacts."""
+        self._write(Entry("artifact", time.time(), {"path": str(path.resolve())}))
 
     def finish(self, ended: Ended, reason: str = "") -> None:
         """Close the record. What MLflow did not take in time is sent by the next run."""
@@ -184,7 +181,6 @@ def start(folder: Path, model: str, spec: RunSpec) -> TrackedRun:
             "rung.seed": str(spec.seed),
             "rung.workers": str(spec.workers),
             "rung.smoke": str(spec.smoke),
-            "rung.commit": run.commit,
         }
     )
     return run
@@ -195,14 +191,16 @@ def resume(folder: Path, run: str) -> TrackedRun:
 
     Raises:
         NotFound: there is no such run.
-        InvalidInput: its process still runs.
+        Conflict: it is finished, or goes on in a process that lives.
     """
     _need_mlflow()
     state = read_state(folder / _RUNS / run) if run and "/" not in run else None
     if state is None:
         raise NotFound(f"there is no run {run!r} in {folder / _RUNS}; rung runs list shows all")
+    if state.ended == "finished":
+        raise Conflict(f"run {run} is finished, there is nothing to go on with; rung train starts a new one")
     if alive(state) and not state.ended:
-        raise InvalidInput(f"run {run} is still going on, in process {state.pid}", field="run")
+        raise Conflict(f"run {run} is running in process {state.pid}; end that first")
     tracked = TrackedRun(folder, state.model, run)
     tracked.again()
     return tracked
@@ -254,16 +252,3 @@ def _began(folder: Path) -> float:
     with (folder / JOURNAL).open("rb") as journal:
         line = journal.readline()
     return msgspec.json.decode(line, type=Entry).at if line.endswith(b"\n") else time.time()
-
-
-def _commit(folder: Path) -> str:
-    def git(*arguments: str) -> str:
-        command = ["git", *arguments]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=20, check=False)  # noqa: S603
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    try:
-        commit = git("rev-parse", "HEAD")
-        return f"{commit}+" if commit and git("status", "--porcelain", "--", ".") else commit
-    except (OSError, subprocess.TimeoutExpired):
-        return ""

@@ -57,7 +57,7 @@ def test_types_are_told_from_all_rows_and_columns_may_come_late(store, tmp_path)
 class _Breaks:
     """Gives two rows, then its server is gone."""
 
-    incremental, typed = True, True
+    incremental = True
 
     def read(self, cursor):
         yield Piece(pl.DataFrame({"id": [3, 4]}), cursor="4")
@@ -88,7 +88,7 @@ def test_no_password_is_kept_or_said():
 class _Growing:
     """A table of numbered rows, read from a cursor on, in pieces of any size."""
 
-    incremental, typed = True, True
+    incremental = True
 
     def __init__(self, rows, size):
         self._rows, self._size = rows, size

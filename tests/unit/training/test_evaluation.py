@@ -126,7 +126,7 @@ def test_a_regression_is_scored_through_its_own_transforms(store: BlobStore, tmp
     assert card.headline.value == pytest.approx(np.sqrt((error**2).mean()), rel=1e-4)
     assert card.headline.low < card.headline.value < card.headline.high
     assert (card.rows, card.headline.rows, card.refused) == (79, 79, 1)
-    assert card.refusals == ("row 8: column 'a': 99.0 is over the maximum 50",)
+    assert card.refusals == ("row 8: column 'a': 99 is over the maximum 50",)
     assert "1 of 80 rows were refused" in " ".join(card.notes)
     assert {"mae", "r2", "bias"} <= set(card.metrics)
     assert card.size > 100

@@ -70,11 +70,13 @@ def trained(first_runs: tuple[Path, list[dict]], tmp_path_factory: pytest.TempPa
 @pytest.fixture
 def folder(trained: Path) -> Iterator[Path]:
     """The project; what a test breaks in it is mended after it."""
+    # Not MLflow's store, which stays open, nor environments, which no test breaks.
+    kept = shutil.ignore_patterns("mlflow.*", "environments")
     spare = trained.with_name("spare")
-    shutil.copytree(trained / ".rung", spare)
+    shutil.copytree(trained / ".rung", spare, ignore=kept)
     yield trained
-    shutil.rmtree(trained / ".rung")
-    spare.replace(trained / ".rung")
+    shutil.copytree(spare, trained / ".rung", dirs_exist_ok=True)
+    shutil.rmtree(spare)
     (trained / "rung.toml").write_text(PROJECT)
     (trained / "model.py").write_text(MODEL)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from rung.domain.errors import InvalidInput, NotFound
+from rung.domain.errors import Conflict, NotFound
 from rung.domain.runs import RunSpec
 from rung.training import runs, tracking
 from rung.training.journal import JOURNAL, State, read_state, write_state
@@ -74,7 +74,7 @@ def test_all_that_is_recorded_is_in_mlflows_tables(project: Path, tmp_path: Path
     run = tracking.start(project, "m", SPEC)
     kept = tmp_path / "notes.txt"
     kept.write_text("kept")
-    run.artifact(kept, "papers")
+    run.artifact(kept)
     run.tags({"rung.dataset": "abc"})
     for step in range(3):
         run.log({"loss": 1.0 - step / 4, "up/down%": float(step)}, step, 1000.0 + step)
@@ -90,7 +90,7 @@ def test_all_that_is_recorded_is_in_mlflows_tables(project: Path, tmp_path: Path
     assert tags["rung.reason"] == "all done"
     assert tags["rung.dataset"] == "abc"
     assert rows(project, "SELECT status FROM runs WHERE run_uuid = ?", run.id) == [("FINISHED",)]
-    assert [path.read_text() for path in (project / ".rung/artifacts/m").rglob("papers/notes.txt")] == ["kept"]
+    assert [path.read_text() for path in (project / ".rung/artifacts/m").rglob("notes.txt")] == ["kept"]
 
     read = runs.find(project, run.name)
     assert (read.id, read.params, read.status) == (run.id, params, "finished")
@@ -181,7 +181,7 @@ def test_run_that_goes_on_stands_as_running_and_then_as_it_ended(project: Path) 
 
 def test_run_that_still_goes_on_is_not_taken_over(project: Path) -> None:
     run = tracking.start(project, "m", SPEC)
-    with pytest.raises(InvalidInput, match=f"still going on, in process {os.getpid()}"):
+    with pytest.raises(Conflict, match=f"is running in process {os.getpid()}"):
         tracking.resume(project, run.name)
     run.finish("finished")
 

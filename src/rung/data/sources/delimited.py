@@ -59,9 +59,9 @@ def read_rows(
         rows.append(row)
         numbers.append(number)
         if len(rows) >= _ROWS:
-            yield Piece(_frame(rows, names), refused, numbers=numbers, where=where)
+            yield Piece(_frame(rows, names), refused, numbers=numbers, where=where, loose=names)
             rows, refused, numbers = [], [], []
-    yield Piece(_frame(rows, names), refused, numbers=numbers, where=where)
+    yield Piece(_frame(rows, names), refused, numbers=numbers, where=where, loose=names)
 
 
 def _frame(rows: list[list[str]], names: list[str]) -> object:
@@ -95,4 +95,4 @@ def _open(address: Address, usual: str) -> Files:
         with path.open(newline="", encoding="utf-8-sig") as file:
             yield from read_rows(file, str(path), separator, columns, quote)
 
-    return Files(address, read, typed=False)
+    return Files(address, read)

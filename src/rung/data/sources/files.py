@@ -15,8 +15,8 @@ class Files:
 
     incremental = False
 
-    def __init__(self, address: Address, read_one: Callable[[Path], Iterator[Piece]], *, typed: bool) -> None:
-        self._address, self._read_one, self.typed = address, read_one, typed
+    def __init__(self, address: Address, read_one: Callable[[Path], Iterator[Piece]]) -> None:
+        self._address, self._read_one = address, read_one
 
     def read(self, cursor: str) -> Iterator[Piece]:
         """Every file, in the order of names."""

@@ -18,7 +18,6 @@ _LARGEST = 256 << 20
 
 class _Folder:
     incremental = False
-    typed = True
 
     def __init__(self, address: Address) -> None:
         address.allow()

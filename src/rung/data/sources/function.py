@@ -18,7 +18,6 @@ _ROWS = 10_000
 
 class _Function:
     incremental = False
-    typed = True
 
     def __init__(self, address: Address) -> None:
         self._address = address

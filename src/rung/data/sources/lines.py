@@ -49,4 +49,4 @@ def open_jsonl(address: Address) -> Files:
         with path.open("rb") as file:
             yield from read_lines(file, str(path))
 
-    return Files(address, read, typed=True)
+    return Files(address, read)

@@ -22,7 +22,6 @@ class _Log:
     """Rows in the order in which their labels came, so that a label that comes late is not missed."""
 
     incremental = True
-    typed = True
 
     def __init__(self, address: Address) -> None:
         address.allow("kind")

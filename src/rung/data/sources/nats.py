@@ -25,7 +25,6 @@ _CONNECT = 5.0
 
 class _Nats:
     incremental = True
-    typed = True
 
     def __init__(self, address: Address) -> None:
         address.allow("consumer")

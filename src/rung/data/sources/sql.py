@@ -23,8 +23,6 @@ class _Query:
     a value below the last one is not seen.
     """
 
-    typed = True
-
     def __init__(self, address: Address, mark: str) -> None:
         address.allow("table", "query", "cursor")
         table, query, self._column = (address.options.get(name, "") for name in ("table", "query", "cursor"))

@@ -16,13 +16,13 @@ _ROWS = 100_000
 def open_parquet(address: Address) -> Files:
     """`parquet:PATH`."""
     address.allow()
-    return Files(address, lambda path: read_table(path, str(path)), typed=True)
+    return Files(address, lambda path: read_table(path, str(path)))
 
 
 def open_arrow(address: Address) -> Files:
     """`arrow:PATH`: the IPC file format."""
     address.allow()
-    return Files(address, lambda path: read_table(path, str(path), arrow=True), typed=True)
+    return Files(address, lambda path: read_table(path, str(path), arrow=True))
 
 
 def read_table(path: Path, where: str, *, arrow: bool = False) -> Iterator[Piece]:

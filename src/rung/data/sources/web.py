@@ -31,8 +31,6 @@ class _Web:
     def __init__(self, address: Address) -> None:
         self._url = address.url
         self._shown = without_password(address.url)
-        # JSON lines and Parquet have types, which `tell` leaves as they are.
-        self.typed = _SUFFIXES.get(Path(urlsplit(address.url).path).suffix.lower(), "csv") != "csv"
 
     def read(self, cursor: str) -> Iterator[Piece]:
         """Fetch it whole, then read it: a connection that breaks off leaves nothing half."""

@@ -1,0 +1,1 @@
+"""When to train again, whether to release, whom to tell."""

@@ -10,11 +10,13 @@ from typing import Any
 import msgspec
 
 from rung.domain.errors import Conflict
+from rung.domain.quality import quality_of
 from rung.domain.records import CONSTANT, NOT_FINITE, FeedbackRecord, PredictionRecord, Record, ShadowRecord
 from rung.domain.releases import BUCKETS, Ranges, Release, arm_at, bucket, shares_of
-from rung.fleet.labels import Delays, Labels, Mature, quality_of
+from rung.fleet.labels import Labels, Mature
 from rung.fleet.tally import FLAGS, Tally, flag, key_of
 from rung.stats.assignment import Stage
+from rung.stats.delays import Delays
 from rung.stats.quantiles import Histogram
 
 __all__ = ["COMPARED", "ArmEvidence", "Evidence", "Snapshot", "identity_of"]
@@ -244,7 +246,7 @@ class Evidence:
             return
         if record.kind == "correction":
             self._tallies[arm].mark(unit, flag("corrected"))
-        value = quality_of(record, labels.named(request))
+        value = quality_of(record.kind, record.value, labels.named(request))
         if value is not None:
             labels.label(request, value, record.time)
 

@@ -6,40 +6,16 @@ praise), so a prediction counts only once 90 % of the labels of its age have com
 
 import sys
 from array import array
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from rung.domain.records import FeedbackRecord
 from rung.stats.sequential import Moments
 
-__all__ = ["Delays", "Labels", "Mature", "quality_of"]
+__all__ = ["Labels", "Mature"]
 
 _WHOLE = 2**64
-COMPLETE = 0.9
-"""Share of the labels that have come by the age of maturity."""
-
-
-def quality_of(feedback: FeedbackRecord, predicted: str = "") -> float | None:
-    """How good a prediction was by this feedback, higher is better; None where it does not say.
-
-    A score is a number or true/false. A label names the class that would have been right, which is compared with the
-    one `predicted`, or says so by `{"correct": true}` or `{"score": 0.8}`, or is itself true/false. A correction says
-    that the answer was wrong, but nobody corrects what was right: it counts on its own.
-    """
-    value: Any = feedback.value
-    if feedback.kind == "label" and predicted and isinstance(value, str | int) and not isinstance(value, bool):
-        return float(str(value) == predicted)
-    if feedback.kind in ("label", "mask") and isinstance(value, dict):
-        value = value.get("correct", value.get("score"))
-    elif feedback.kind != "score" and not isinstance(value, bool):
-        return None
-    if feedback.kind == "correction" or not isinstance(value, bool | int | float):
-        return None
-    number = float(value)
-    return number if np.isfinite(number) else None
 
 
 class Mature(msgspec.Struct, frozen=True):
@@ -126,56 +102,3 @@ class Labels:
             setattr(self, name, array(column.typecode, np.frombuffer(column, column.typecode)[kept].tobytes()))
         self._slots = {request: slot for slot, request in enumerate(self._ids)}
         self._classes = {request: named for request, named in self._classes.items() if request in self._slots}
-
-
-class Delays:
-    """How long labels take, learned from those that came: the curve F(age) and the age of maturity.
-
-    A label is seen only if its delay is shorter than the age of its prediction, so what was seen so far is too
-    fast. The product-limit estimate for such right truncation (Lynden-Bell, 1971; Kalbfleisch and Lawless, 1989)
-
-        F(t) = product over delays d > t of (1 - labels with delay d / labels with delay <= d of predictions aged >= d)
-
-    corrects that up to the oldest age, beyond which nothing is known.
-    """
-
-    _MOST = 2000
-
-    def __init__(self) -> None:
-        self._delays: dict[int, tuple[float, float]] = {}
-        self._below = _WHOLE
-        self._first = np.inf
-
-    def add(self, request: int, predicted: float, known: float) -> None:
-        """A label known at `known` of a prediction made at `predicted`; the first one of a prediction counts."""
-        self._first = min(self._first, predicted)
-        if request < self._below:
-            self._delays.setdefault(request, (predicted, max(known - predicted, 0.0)))
-            if len(self._delays) > self._MOST:
-                self._below //= 2
-                self._delays = {key: one for key, one in self._delays.items() if key < self._below}
-
-    def maturity(self, now: float) -> float | None:
-        """Age in seconds by which 90 % of the labels have come; None while that is not known.
-
-        It is not while there are fewer than 20 labels, or while that age is over half of the time that labels
-        have been watched for: slower ones may be still to come.
-        """
-        if len(self._delays) < 20:
-            return None
-        curve = self.curve(now)
-        age = next(delay for delay, share in curve if share >= COMPLETE)
-        return age if age <= (now - self._first) / 2 else None
-
-    def curve(self, now: float) -> Sequence[tuple[float, float]]:
-        """Delay in seconds -> share of the labels that come within it, rising to 1 at the longest seen."""
-        pairs = [(delay, now - predicted) for predicted, delay in self._delays.values()]
-        delays = np.array([delay for delay, _ in pairs])
-        ages = np.array([max(age, delay) for delay, age in pairs])
-        distinct, here = np.unique(delays, return_counts=True)
-        within = np.cumsum(here)
-        # Labels with delay <= d whose predictions are younger than d could not have shown a delay of d.
-        young = np.array([np.count_nonzero((delays <= d) & (ages < d)) for d in distinct])
-        left = 1 - here / np.maximum(within - young, here)
-        shares = np.append(np.cumprod(left[:0:-1])[::-1], 1.0)
-        return list(zip(distinct.tolist(), shares.tolist(), strict=True))

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from rung.domain.errors import InvalidInput
+from rung.domain.quality import quality_of
 from rung.domain.records import FeedbackRecord, PredictionRecord, Record
 from rung.domain.rules import Rule
-from rung.fleet.labels import quality_of
 from rung.fleet.policy import Policy
 from rung.fleet.simulate import Climb, Share, climb, share_of
 from rung.stats.replay import Plan, replay
@@ -91,7 +91,7 @@ def quiet(records: Iterable[Record], model: str, most: int = _MOST) -> Quiet:
                 ids[record.id] = record.unit, record.predicted
         elif isinstance(record, FeedbackRecord) and record.id in ids:
             unit, named = ids[record.id]
-            value = quality_of(record, named)
+            value = quality_of(record.kind, record.value, named)
             if value is not None:
                 marks.setdefault(unit, {})[record.id] = value
             if record.kind == "correction":

@@ -5,10 +5,10 @@ any time so far,
 
     M_n = (M_{n-1} + 1) (1 + b (x_n - m)),   M_0 = 0,   0 < b < 1/m
 
-M_n - n is a supermartingale while each loss is at most m on average given those before. So an alarm at M > A comes after
-A losses or more on average: that is its average run length (ARL). Within n losses it comes with probability n/A at most
-(Shin, Ramdas and Rinaldo, E-detectors, 2023). The average over several bets keeps both, and finds large and small rises
-alike. Evidence that speaks against a change is forgotten by itself, so that a good year does not hide a bad week.
+M_n - n is a supermartingale while each loss is at most m on average given those before. So an alarm at M > A comes
+after A losses or more on average, which is its average run length (ARL), and within n losses with probability n/A at
+most (Shin, Ramdas and Rinaldo, E-detectors, 2023). The average over several bets keeps both, and finds large and small
+rises alike. Evidence against a change is forgotten by itself, so that a good year does not hide a bad week.
 
 A one-sided z-test at 5 % on each of 60 quiet days raises an alarm in 95 % of such runs; this one, in as many losses
 (500 a day) and at A = 50,000, in 37 %, and it finds a rise from 10 % to 15 % after 400 losses (median).
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["Baseline", "EDetector", "Shift"]
+__all__ = ["Baseline", "EDetector"]
 
 _BETS = 8
 """How many bets the average is over."""
@@ -211,25 +211,6 @@ class EDetector(msgspec.Struct):
             places.append(self.count + place + 1 if better else self.lows_at[bet])
             lows.append(value if better else self.lows[bet])
         return places, lows
-
-
-class Shift(msgspec.Struct, frozen=True):
-    """What a detector says, as a report shows it."""
-
-    level: float
-    highest: float
-    alarm: bool
-    limit: float
-    run_length: float
-    losses: int
-    at: int | None
-    began: int | None
-
-    @classmethod
-    def of(cls, detector: EDetector) -> "Shift":
-        """Of a detector now."""
-        one = detector
-        return cls(one.level, one.highest, one.alarm, one.limit, one.run_length, one.count, one.at, one.began)
 
 
 def _betting_bound(x: "Array", alpha: float) -> float:

@@ -1,43 +1,7 @@
 import numpy as np
 import pytest
 
-from rung.domain.records import FeedbackRecord
-from rung.fleet.labels import Delays, Labels, quality_of
-
-
-def feedback(kind: str, value: object) -> FeedbackRecord:
-    return FeedbackRecord("e", "id", 1.0, 1.0, kind, value)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("kind", "value", "quality"),
-    [
-        ("score", 0.8, 0.8),
-        ("score", True, 1.0),
-        ("score", "good", None),
-        ("score", float("nan"), None),
-        ("label", {"correct": False}, 0.0),
-        ("label", {"score": 0.25}, 0.25),
-        ("label", True, 1.0),
-        ("label", 3, None),
-        ("label", "cat", None),
-        ("mask", {"media": "image/png", "data": ""}, None),
-        ("correction", True, None),
-        ("correction", {"score": 1}, None),
-    ],
-)
-def test_what_feedback_says_of_quality(kind: str, value: object, quality: float | None) -> None:
-    assert quality_of(feedback(kind, value)) == quality
-
-
-@pytest.mark.parametrize(
-    ("value", "predicted", "quality"),
-    [("cat", "cat", 1.0), ("dog", "cat", 0.0), (3, "3", 1.0), (True, "1", 1.0), ("cat", "", None)],
-)
-def test_a_label_is_compared_with_the_class_that_was_predicted(
-    value: object, predicted: str, quality: float | None
-) -> None:
-    assert quality_of(feedback("label", value), predicted) == quality
+from rung.fleet.labels import Labels
 
 
 def test_the_class_that_was_predicted_is_known_as_long_as_the_prediction_is() -> None:
@@ -85,48 +49,3 @@ def test_labels_beyond_the_cap_are_a_random_share() -> None:
     mature = labels.mature(1.0)
     assert 200 <= mature.predictions <= 500
     assert mature.quality.mean == pytest.approx(0.5, abs=0.15)
-
-
-def test_maturity_is_learned_from_delays_in_spite_of_labels_still_to_come() -> None:
-    """Predictions every second, delays exponential with a mean of 100 s: 90 % are there after 230 s."""
-    rng = np.random.default_rng(3)
-    errors, naive = [], []
-    for _ in range(40):
-        delays, now, seen = Delays(), 700.0, []
-        for second in range(700):
-            delay = rng.exponential(100.0)
-            if second + delay <= now:
-                delays.add(int(rng.integers(2**63)), float(second), second + delay)
-                seen.append(delay)
-        age = delays.maturity(now)
-        assert age is not None
-        errors.append(age - 100 * np.log(10))
-        naive.append(np.quantile(seen, 0.9) - 100 * np.log(10))
-    assert abs(np.mean(errors)) < 12
-    assert np.mean(naive) < -30  # what forgetting the truncation would give
-
-
-def test_maturity_is_unknown_while_labels_were_not_watched_for_long_enough() -> None:
-    rng = np.random.default_rng(4)
-    delays = Delays()
-    assert delays.maturity(0.0) is None
-    for second in range(600):
-        delay = rng.uniform(0, 86_400)  # a day, of which we have seen ten minutes
-        if second + delay <= 600:
-            delays.add(int(rng.integers(2**63)), float(second), second + delay)
-    for second in range(30):
-        delays.add(second, 0.0, 500.0 + second)
-    assert delays.maturity(600.0) is None
-    quick = Delays()
-    for second in range(30):
-        quick.add(second, float(second), second + 0.5)
-    assert quick.maturity(60.0) == pytest.approx(0.5)
-
-
-def test_memory_of_delays_is_bounded() -> None:
-    rng = np.random.default_rng(5)
-    delays = Delays()
-    for second in range(20_000):
-        delays.add(int(rng.integers(2**64, dtype=np.uint64)), float(second), second + 1.0)
-    assert len(delays.curve(30_000.0)) == 1
-    assert len(delays._delays) <= 2_000

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rung.domain.errors import InvalidInput
-from rung.stats.detectors import Baseline, EDetector, Shift
+from rung.stats.detectors import Baseline, EDetector
 
 losses = st.lists(st.floats(0, 1), max_size=60)
 
@@ -111,7 +111,6 @@ def test_it_says_when_the_rise_began_and_an_alarm_stays() -> None:
     detector.feed(np.zeros(2_000))
     assert detector.alarm
     assert detector.level < 1_000 < detector.highest
-    assert Shift.of(detector).at == detector.at
 
 
 def test_it_may_go_on_for_ever() -> None:

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from rung import __version__
-from rung.api import health, jobs, models, releases
+from rung.api import health, jobs, models, releases, retrainings
 from rung.api.access import Access
 from rung.api.answers import components
 from rung.api.services import Services
@@ -18,18 +18,20 @@ from rung.domain.errors import InvalidInput, RungError
 from rung.domain.jobs import Job
 from rung.domain.models import Manifest
 from rung.domain.releases import Release
+from rung.domain.retraining import Retraining
 from rung.fleet.loop import PartHealth
 from rung.fleet.status import ProjectStatus
 from rung.protocols.status import error_reply
 
 __all__ = ["Failure", "create", "document"]
 
-_SHOWN = (Entry, Job, Manifest, PartHealth, ProjectStatus, Release)
+_SHOWN = (Entry, Job, Manifest, PartHealth, ProjectStatus, Release, Retraining)
 """What answers are made of."""
 _TAGS = [
     {"name": "health", "description": "Whether it works, and how the project is."},
     {"name": "models", "description": "Models and their versions, as they lie in the repository."},
     {"name": "releases", "description": "Which versions answer whom. Every move is a link of the model's ledger."},
+    {"name": "retrainings", "description": "Why a model was trained anew, and what was decided at each step."},
     {"name": "jobs", "description": "Work that can wait."},
 ]
 _QUIET: Any = {
@@ -77,7 +79,7 @@ def _assembled() -> FastAPI:
         redoc_url=None,
         telemetry=_QUIET,
     )
-    for part in (health, models, releases, jobs):
+    for part in (health, models, releases, retrainings, jobs):
         application.include_router(part.router)
     plain = application.openapi
     application.openapi = lambda: _completed(plain())  # type: ignore[method-assign]

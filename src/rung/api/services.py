@@ -6,9 +6,11 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import Depends, Request
 
+from rung.domain.retraining import Retraining
 from rung.fleet.loop import PartHealth
 from rung.fleet.status import ProjectStatus
 from rung.jobs.queue import JobStore
+from rung.loop.retrainer import Retrainer
 from rung.ports import BlobStore
 
 __all__ = ["Needed", "Services"]
@@ -26,6 +28,9 @@ class Services(msgspec.Struct, frozen=True):
     """How the parts of the control loop are."""
     experiment: Callable[[str], dict[str, Any]]
     """How the experiment of a model stands, as plain values."""
+    retrainer: Retrainer
+    retrainings: Callable[[str], list[Retraining]]
+    """Retrainings of a model, oldest first."""
     keys: tuple[str, ...] = ()
     """Keys of callers; none where only this machine can call."""
 

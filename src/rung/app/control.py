@@ -22,6 +22,9 @@ from rung.fleet.roles import Ready, Setup
 from rung.fleet.status import observe
 from rung.jobs.queue import JobStore
 from rung.jobs.schedule import Schedule, check, tick
+from rung.loop import requests
+from rung.loop.retrainer import Retrainer
+from rung.loop.triggers import read_policy as read_policy_of_retraining
 from rung.ports import BlobStore
 from rung.settings import ProjectSettings
 from rung.settings.project import ModelSettings
@@ -33,6 +36,8 @@ __all__ = ["run"]
 _REMEMBERED = 7 * 86_400.0
 """Seconds for which jobs that have ended can still be looked at. Dead ones stay until somebody decides."""
 _EVERY_FIVE_MINUTES = "*/5 * * * *"
+_LOOK_EVERY = 2.0
+"""Seconds between two looks for what asks for a retraining."""
 
 
 def run(setup: Setup, announce: Callable[[Ready], None]) -> None:
@@ -52,7 +57,8 @@ async def _serve(setup: Setup, jobs: JobStore, announce: Callable[[Ready], None]
     settings = setup.settings
     control = settings.control
     repository = open_store(settings.project.repository)
-    loop = ControlLoop(_parts(settings, repository, jobs), control.tick_seconds)
+    retrainer = Retrainer(jobs, repository, open_store(settings.project.data), settings.models)
+    loop = ControlLoop(_parts(settings, repository, jobs, retrainer), control.tick_seconds)
     services = Services(
         repository=repository,
         jobs=jobs,
@@ -60,6 +66,8 @@ async def _serve(setup: Setup, jobs: JobStore, announce: Callable[[Ready], None]
         status=lambda: observe(Path(), settings.project.name, repository, jobs.counts),
         parts=loop.health,
         experiment=lambda model: _experiment(settings, repository, model),
+        retrainer=retrainer,
+        retrainings=lambda model: requests.retrainings(open_store(settings.project.data), model),
         keys=control.keys,
     )
     stop = asyncio.Event()
@@ -78,7 +86,7 @@ async def _serve(setup: Setup, jobs: JobStore, announce: Callable[[Ready], None]
     structlog.get_logger("rung").info("stopped", action="stopped")
 
 
-def _parts(settings: ProjectSettings, repository: BlobStore, jobs: JobStore) -> list[Part]:
+def _parts(settings: ProjectSettings, repository: BlobStore, jobs: JobStore, retrainer: Retrainer) -> list[Part]:
     """The duties of the control loop: a row for each."""
     schedules = [check(schedule) for schedule in _schedules(settings)]
     rollouts = RolloutController(
@@ -90,6 +98,7 @@ def _parts(settings: ProjectSettings, repository: BlobStore, jobs: JobStore) -> 
     return [
         Part("schedules", lambda: tick(jobs, schedules)),
         Part("rollouts", rollouts.turn),
+        Part("retraining", retrainer.turn, every=_LOOK_EVERY),
         Part("purge", lambda: jobs.purge(_REMEMBERED), every=3600.0),
     ]
 
@@ -101,7 +110,13 @@ def _schedules(settings: ProjectSettings) -> list[Schedule]:
     arguments = {"log": project.log, "store": project.data, "days": days}
     # The key lets one run at a time.
     tables = NewJob(kind="predictions.maintain", arguments=arguments, key="predictions")
-    return [Schedule(name="predictions", cron=_EVERY_FIVE_MINUTES, job=tables)]
+    schedules = [Schedule(name="predictions", cron=_EVERY_FIVE_MINUTES, job=tables)]
+    for name, model in settings.models.items():
+        policy = read_policy_of_retraining(model.retrain, f"models.{name}.retrain")
+        if policy.cron:
+            due = NewJob(kind="retrain.due", arguments={"model": name})
+            schedules.append(Schedule(name=f"retrain:{name}", cron=policy.cron, job=due))
+    return schedules
 
 
 def _experiment(settings: ProjectSettings, repository: BlobStore, model: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Who does which kind of job: the table of the workers, and the handlers that only know the project."""
 
+import time
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -8,18 +9,22 @@ import msgspec
 from rung.domain.errors import InvalidInput
 from rung.domain.jobs import Handler
 from rung.jobs.context import JobContext
+from rung.loop.chain import KINDS
 from rung.settings.file import load_project
 from rung.store.blobs import open_store
 
-__all__ = ["HANDLERS", "SUBMITTED", "erase", "train", "verify"]
+__all__ = ["HANDLERS", "SUBMITTED", "erase", "retrain_due", "retrain_step", "train", "verify", "watch"]
 
 HANDLERS: dict[str, Handler] = {
     # In processes of their own: what they import would stay in an idle worker.
     # One at a time: it takes all cores.
     "models.train": Handler("rung.app.handlers:train", limit=1, process=True),
     "models.verify": Handler("rung.app.handlers:verify", limit=1, process=True),
+    "models.watch": Handler("rung.app.handlers:watch", limit=1, process=True),
     "predictions.erase": Handler("rung.app.handlers:erase", limit=1, process=True),
     "predictions.maintain": Handler("rung.data.predictions:maintain", limit=1, process=True),
+    "retrain.due": Handler("rung.app.handlers:retrain_due", limit=1, process=True),
+    **{kind: Handler("rung.app.handlers:retrain_step", limit=1, process=True) for kind in KINDS},
 }
 """Kind of a job -> the function that does it."""
 
@@ -37,6 +42,15 @@ class _Version(msgspec.Struct, forbid_unknown_fields=True):
 class _Training(msgspec.Struct, forbid_unknown_fields=True):
     model: str
     set: dict[str, Any] = {}
+
+
+class _Model(msgspec.Struct, forbid_unknown_fields=True):
+    model: str
+
+
+class _Retraining(msgspec.Struct, forbid_unknown_fields=True):
+    model: str
+    number: int
 
 
 class _Unit(msgspec.Struct, forbid_unknown_fields=True):
@@ -67,6 +81,40 @@ def train(context: JobContext) -> dict[str, Any]:
         Path(), job, wanted.model, wanted.set, progress=context.progress, should_stop=context.should_stop
     )
     result: dict[str, Any] = msgspec.to_builtins(found)
+    return result
+
+
+def watch(context: JobContext) -> dict[str, Any]:
+    """Measure a model's traffic for the triggers: `{"model": NAME}`."""
+    from rung.loop import measuring
+
+    found = measuring.measure(load_project(Path()), Path(), _arguments(context, _Model).model, time.time())
+    result: dict[str, Any] = msgspec.to_builtins(found)
+    return result
+
+
+def retrain_due(context: JobContext) -> dict[str, Any]:
+    """Ask for the retraining that a schedule wants: `{"model": NAME}`."""
+    from rung.jobs.queue import JobStore
+    from rung.loop.retrainer import Retrainer
+    from rung.store.database import open_database
+
+    name, project = _arguments(context, _Model).model, load_project(Path())
+    with open_database(project.project.store) as database:
+        places = (open_store(project.project.repository), open_store(project.project.data))
+        # The moment of submission is the tick's, however often the job is tried.
+        decided = Retrainer(JobStore(database), *places, project.models).due(name, context.job.created)
+    return {"asked": decided.request is not None, "why": decided.why}
+
+
+def retrain_step(context: JobContext) -> dict[str, Any]:
+    """Do one step of a retraining, the one that the kind of the job names: `{"model": NAME, "number": NUMBER}`."""
+    from rung.loop import requests, steps
+
+    wanted, project = _arguments(context, _Retraining), load_project(Path())
+    there = requests.find(open_store(project.project.data), wanted.model, wanted.number)
+    work = steps.Work(project, Path(), there, context.progress, context.should_stop)
+    result: dict[str, Any] = msgspec.to_builtins(steps.do(work, KINDS[context.job.kind]))
     return result
 
 

@@ -16,6 +16,7 @@ from rung.cli.declared import jobs as _jobs
 from rung.cli.declared import log as _log
 from rung.cli.declared import models as _models
 from rung.cli.declared import releases as _releases
+from rung.cli.declared import retrain as _retrain
 from rung.cli.declared import runs as _runs
 from rung.cli.declared import serving as _serving
 from rung.cli.declared import training as _training
@@ -82,6 +83,7 @@ for _declared in (
     _up,
     _releases,
     _experiment,
+    _retrain,
     _log,
     _jobs,
 ):

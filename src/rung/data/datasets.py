@@ -11,7 +11,7 @@ first, so that a process that is killed leaves parts that nobody names and the v
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +30,7 @@ from rung.settings.project import DataSection
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["frame", "ingest", "latest", "load", "quarantined", "read", "scan", "versions"]
+__all__ = ["divided", "frame", "ingest", "keep", "latest", "load", "quarantined", "read", "scan", "versions"]
 
 _ROWS = 100_000
 """Rows of a part, at most."""
@@ -57,8 +57,10 @@ def ingest(
     """
     check_name(name)
     source = open_source(section.source, folder)
-    before = latest(store, name)
-    goes_on = source.incremental and before is not None and before.source == without_password(section.source)
+    where = without_password(section.source)
+    # Versions that were put together of several sources stand between.
+    before = next((one for one in reversed(versions(store, name)) if one.source == where), latest(store, name))
+    goes_on = source.incremental and before is not None and before.source == where
     pieces = _pieces(source, before.cursor if goes_on and before else "", keep_going)
     taken = _Taken(store, name, section.source)
     taken.take(source, pieces, before if goes_on else None)
@@ -72,13 +74,38 @@ def ingest(
             if taken.refused
             else ""
         )
-        raise InvalidData(f"there is no row in {without_password(section.source)}{what}")
+        raise InvalidData(f"there is no row in {where}{what}")
     version = _version(name, section.source, taken, before, (*old, *taken.parts), goes_on=goes_on)
     if before is not None and version.digest == before.digest and version.cursor == before.cursor:
         return before
     _commit(store, version, taken.refused)
     source.keep(version.cursor)
     return version
+
+
+def keep(store: BlobStore, name: str, rows: "pl.DataFrame", *, source: str, split: str = "") -> DatasetVersion:
+    """Make a version of rows that were put together from others; the same again for equal rows.
+
+    `source` says from what, `split` names the column that divides them.
+
+    Raises:
+        Conflict: somebody else took in rows at the same time.
+    """
+    check_name(name)
+    before = latest(store, name)
+    taken = _Taken(store, name, source)
+    taken.keep(rows)
+    version = _version(name, source, taken, before, tuple(taken.parts), goes_on=False)
+    version = msgspec.structs.replace(version, split=split)
+    same = next((one for one in versions(store, name) if one.digest == version.digest), None)
+    if same is None:
+        _commit(store, version, [])
+    return same or version
+
+
+def divided(section: DataSection, version: DatasetVersion) -> DataSection:
+    """The section as it holds for a version, which may say itself how its rows are divided."""
+    return msgspec.structs.replace(section, split=version.split) if version.split else section
 
 
 def read(url: str, folder: Path) -> "pl.DataFrame":
@@ -217,11 +244,15 @@ class _Taken:
             for piece in pieces:
                 spool.add(piece)
             for rows in spool.frames():
-                self.columns = self.columns or column_kinds(rows, known)
-                step = max(1, min(_ROWS, int(rows.height * _BYTES / max(1, rows.estimated_size()))))
-                for start in range(0, rows.height, step):
-                    self._write(rows[start : start + step])
+                self.keep(rows, known)
             self.refused, self.cursor = spool.refused, spool.cursor
+
+    def keep(self, rows: "pl.DataFrame", known: Mapping[str, Kind] | None = None) -> None:
+        """Write rows as parts."""
+        self.columns = self.columns or column_kinds(rows, known or {})
+        step = max(1, min(_ROWS, int(rows.height * _BYTES / max(1, rows.estimated_size()))))
+        for start in range(0, rows.height, step):
+            self._write(rows[start : start + step])
 
     def _write(self, rows: "pl.DataFrame") -> None:
         buffer = io.BytesIO()

@@ -242,7 +242,7 @@ def _compared(frame: "pl.DataFrame", now: Profile, baseline: Profile, section: D
     found += [
         Finding("new column", name, "warn", f"the column {name!r} is new; the last version was trained without it")
         for name in frame.columns
-        if name not in baseline.columns
+        if name not in baseline.columns and name not in moving
     ]
     return found
 

@@ -46,6 +46,8 @@ class DatasetVersion(msgspec.Struct, frozen=True):
     """RFC 3339, UTC; not part of the digest."""
     parent: str = ""
     """Digest of the version that this one adds to."""
+    split: str = ""
+    """Column that says how its rows are divided; empty: as the project's settings say."""
 
     @property
     def rows(self) -> int:

@@ -122,12 +122,38 @@ class ReleaseSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
 
 
 class RetrainSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[models.NAME.retrain]`: when a model is trained anew."""
+    """`[models.NAME.retrain]`: when a model is trained anew, on what, and what a new version has to show."""
 
     on: tuple[str, ...] = ()
-    """What starts it: `drift`, `labels:COUNT`, `cron:EXPRESSION`."""
+    """What starts it: `drift`, `quality`, `labels:COUNT` (that many labels since the last), `cron:EXPRESSION`."""
+    watch: _Seconds = 300.0
+    """Seconds between two looks at drift, quality and labels."""
+    cooldown: Annotated[float, msgspec.Meta(ge=0)] = 3600.0
+    """Seconds from one request to the next, at least. A person need not wait."""
     budget: str = ""
-    """Most runs in a time, such as `4/month`; empty: no limit."""
+    """Most retrainings in a time, such as `4/month` (or day, week); empty: no limit. A person is not counted."""
+    kind: Literal["label", "mask", "score", "correction"] = "label"
+    """Kind of feedback that says what would have been right."""
+    rows: str = ""
+    """Function that makes a row of the data of a labelled request, as `module:function`; empty: the fields of the
+    request and the label, by their names."""
+    windows: tuple[_Count, ...] = (0,)
+    """How many of the latest labelled requests to learn from; 0: all. Of several each is tried, and the one that does
+    best on later rows is taken."""
+    least: _AtLeastOne = 40
+    """Labelled requests that have to be there."""
+    holdout: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.3
+    """Share of the labelled requests, the latest, that old and new version are compared on and nobody learns from."""
+    margin: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.02
+    """How much worse than the old version a new one may be on them, as a share of the largest loss."""
+    forget: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.05
+    """The same on what was held out of the data before, and on slices; 1: nobody looks, since that world is gone."""
+    alpha: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.05
+    """Probability that a version that is worse by the margin passes."""
+    slower: Annotated[float, msgspec.Meta(gt=0)] = 1.5
+    """How many times as long an answer of the new version may take."""
+    larger: Annotated[float, msgspec.Meta(gt=0)] = 2.0
+    """How many times the bytes it may have."""
 
 
 class DataSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -219,6 +219,7 @@ def holdout_of(
     learned = None
     parts: dict[Split, pl.DataFrame] = {}
     if version is not None:
+        section = datasets.divided(section, version)
         parts = divide(datasets.frame(store, version), section)
         learned = _learned(parts, split if not source else "test")
     if source:

@@ -124,13 +124,14 @@ def prepare(
     Raises:
         InvalidData: it is empty, or not what it was.
     """
-    from rung.data import validation
+    from rung.data import datasets, validation
     from rung.data.profile import make
 
     spec, project = order.spec, Path(order.project)
     model = load_project(project).models[spec.model]
     section = model.dataset
     version, whole = _read(order, section, tell)
+    section = datasets.divided(section, version)
     parts, of = _divide(whole, section, spec.smoke)
     baseline = msgspec.json.decode(order.baseline, type=Profile) if order.baseline else None
     made = b""

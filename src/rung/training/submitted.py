@@ -29,11 +29,16 @@ def train(
     model: str,
     changes: Mapping[str, Any],
     *,
+    dataset: str = "",
+    tags: Mapping[str, str] | None = None,
     progress: Callable[[float, str], None],
     should_stop: Callable[[], bool],
     patience: float = _PATIENCE,
 ) -> RunResult:
     """Train a model of the project in `folder` for a job; a later try of it goes on with the run of the first.
+
+    `dataset` is the digest of the data to train on; empty: what the source has now. `tags` are the run's and, beside
+    it, those of the version's lineage.
 
     Raises:
         Cancelled: `should_stop` said yes; what there is has been saved.
@@ -47,7 +52,7 @@ def train(
             f"there is no model {model!r} in rung.toml; there are {', '.join(project.models) or 'none'}", field="model"
         )
     section = project.models[model]
-    spec = spec_of(model, section, params=with_params(section.params, changes, model))
+    spec = spec_of(model, section, params=with_params(section.params, changes, model), dataset=dataset)
     before = _run_of(folder, job, model, should_stop, patience)
     if before is not None and before.status == "finished":
         return msgspec.json.decode((before.folder / RESULT).read_bytes(), type=RunResult)
@@ -58,7 +63,7 @@ def train(
         on_event=_Progress(progress).hear,
         stop=should_stop,
         resume=before.name if before is not None else "",
-        tags={TAG: job},
+        tags={TAG: job, **(tags or {})},
     )
     if result.ended == "stopped":
         raise Cancelled(f"{result.name} was asked to end, and goes on from step {result.last_step} later")

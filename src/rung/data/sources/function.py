@@ -2,8 +2,9 @@
 
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from rung.data.sources import Address
@@ -11,7 +12,7 @@ from rung.data.sources.records import piece_of
 from rung.domain.datasets import Piece, Quarantined
 from rung.domain.errors import ConfigurationError, InvalidData, RungError
 
-__all__ = ["open_function"]
+__all__ = ["function_of", "open_function"]
 
 _ROWS = 10_000
 
@@ -27,7 +28,7 @@ class _Function:
         import polars as pl
 
         try:
-            made = self._call()
+            made = function_of(self._address.rest, self._address.folder, "data source")()
             if isinstance(made, pl.DataFrame | pl.LazyFrame):
                 yield Piece(made.lazy().collect())
                 return
@@ -44,20 +45,26 @@ class _Function:
     def keep(self, cursor: str) -> None:
         """Nothing to keep."""
 
-    def _call(self) -> Any:
-        module, _, name = self._address.rest.partition(":")
-        folder = str(self._address.folder.resolve())
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
-        try:
-            function = getattr(importlib.import_module(module), name)
-        except ModuleNotFoundError as error:
-            if error.name != module.partition(".")[0]:
-                raise
-            raise ConfigurationError(f"data source {self._address.rest!r}: there is no {module}.py here") from None
-        except AttributeError:
-            raise ConfigurationError(f"data source {self._address.rest!r}: {module}.py has no {name}") from None
-        return function()
+
+def function_of(name: str, folder: Path, what: str) -> Callable[..., Any]:
+    """The function `module:function` of the project in `folder`; `what` says what names it.
+
+    Raises:
+        ConfigurationError: there is no such module or function.
+    """
+    module, _, attribute = name.partition(":")
+    place = str(folder.resolve())
+    if place not in sys.path:
+        sys.path.insert(0, place)
+    try:
+        found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name != module.partition(".")[0]:
+            raise
+        raise ConfigurationError(f"{what} {name!r}: there is no {module}.py here") from None
+    except AttributeError:
+        raise ConfigurationError(f"{what} {name!r}: {module}.py has no {attribute}") from None
+    return found
 
 
 def _piece(rows: list[Any], where: str, first: int) -> Piece:

@@ -1,0 +1,46 @@
+"""A retraining as a chain of jobs, one for each step. Submitted again, it is the same chain."""
+
+from rung.domain.jobs import NewJob
+from rung.domain.retraining import STEPS, Decision, Retraining
+from rung.jobs.queue import JobStore
+from rung.loop import requests
+from rung.ports import BlobStore
+
+__all__ = ["KINDS", "follow", "start"]
+
+KINDS = {f"retrain.{step}": step for step in STEPS}
+"""Kind of a job -> the step that it does."""
+_TRIES = {"release": 100}
+"""A candidate that is on its way keeps the next one waiting, for as long as its ladder takes."""
+
+
+def start(jobs: JobStore, retraining: Retraining) -> list[int]:
+    """Submit what is not there yet of the chain; ids of its jobs, in the order of the steps."""
+    ids: list[int] = []
+    for kind, step in KINDS.items():
+        job = NewJob(
+            kind=kind,
+            arguments={"model": retraining.model, "number": retraining.number},
+            # Behind the chain before, whose candidate this one is compared with.
+            key=f"retrain:{retraining.model}",
+            idempotency_key=f"{retraining.model}/{retraining.number}",
+            after=(ids[-1],) if ids else (),
+            max_attempts=_TRIES.get(step, 5),
+            backoff=2.0,
+        )
+        ids.append(jobs.submit(job))
+    return ids
+
+
+def follow(jobs: JobStore, store: BlobStore, retraining: Retraining, now: float) -> Retraining:
+    """See to it that a retraining that is not over goes on; one whose job is dead or was cancelled ends with that."""
+    for id in start(jobs, retraining):
+        job = jobs.get(id)
+        if job.state in ("dead", "cancelled"):
+            step = KINDS[job.kind]
+            decision = Decision("fail", f"job {id} is {job.state}: {job.error}", now)
+            kept = requests.decide(store, retraining.model, retraining.number, step, decision)
+            return Retraining(
+                retraining.model, retraining.number, retraining.request, {**retraining.decisions, step: kept}
+            )
+    return retraining

@@ -1,0 +1,156 @@
+"""What a model is trained on anew: its data, and the labelled requests of its users in the order in which they came.
+
+The latest requests are held out, so that old and new version are compared on what the world is like now and neither
+has seen. Those before them choose the best step of a run, and the rest are learned from.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from rung.data import datasets
+from rung.data.sources.function import function_of
+from rung.data.splits import divide
+from rung.domain.datasets import Split
+from rung.domain.errors import InvalidData
+from rung.ports import BlobStore
+from rung.settings.project import DataSection, ModelSettings, RetrainSection
+
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["Extracted", "Window", "extract", "labelled_rows"]
+
+SPLIT = "rung_split"
+"""Column that divides the rows where the data has none that does."""
+_VALIDATION = 0.2
+"""Share of the labelled requests before the held-out ones that choose the best step."""
+
+
+class Window(msgspec.Struct, frozen=True):
+    """One choice of how far back to learn from."""
+
+    latest: int
+    """Labelled requests that are learned from; 0: all."""
+    dataset: str
+    """Digest."""
+    rows: int
+    """That are learned from, the earlier data included."""
+
+
+class Extracted(msgspec.Struct, frozen=True):
+    """Data sets for one retraining."""
+
+    windows: tuple[Window, ...]
+    earlier: int
+    """Rows of the data before the labelled requests, which follow them."""
+    labelled: int
+    held_out: int
+    """Labelled requests that nobody learns from."""
+    until: float
+    """When the last of them was asked, in seconds since the epoch."""
+
+
+def labelled_rows(folder: Path, name: str, section: RetrainSection, *, before: float) -> "pl.DataFrame":
+    """Requests that were asked before a time, with their labels, oldest first.
+
+    Columns: the fields of the requests, `label`, `prediction_id`, `predicted_at`, `version`, `arm`.
+
+    Raises:
+        InvalidData: the log cannot be read.
+    """
+    import polars as pl
+
+    found = datasets.read(f"log:{name}?kind={section.kind}", folder)
+    if not found.height:
+        return found
+    return found.filter(pl.col("predicted_at") < before).sort("predicted_at", "prediction_id")
+
+
+def extract(store: BlobStore, folder: Path, name: str, model: ModelSettings, labelled: "pl.DataFrame") -> Extracted:
+    """Keep the data sets of a retraining: the same ones for the same rows.
+
+    Args:
+        store: where data sets lie.
+        folder: of the project.
+        name: of the model.
+        model: its settings.
+        labelled: what `labelled_rows` gave.
+
+    Raises:
+        InvalidData: there are too few labelled requests, or they do not fit the data.
+        ConfigurationError: the source or the function of rows is not there.
+    """
+    import polars as pl
+
+    retrain, section = model.retrain, model.dataset
+    if labelled.height < retrain.least:
+        raise InvalidData(f"{labelled.height} labelled requests are there, and {retrain.least} are needed (least)")
+    version = datasets.ingest(store, name, section, folder)
+    earlier = datasets.frame(store, version)
+    column = section.split or SPLIT
+    old = earlier if section.split else _with_split(earlier, section)
+    new = _rows_like(old, labelled, section, function_of(retrain.rows, folder, "rows") if retrain.rows else None)
+    held = max(1, round(new.height * retrain.holdout))
+    choosing = max(1, round((new.height - held) * _VALIDATION))
+    learned = new.height - held - choosing
+    if learned < 1:
+        raise InvalidData(f"of {new.height} labelled requests none is left to learn from: raise least")
+    words = ["train"] * learned + ["validation"] * choosing + ["test"] * held
+    new = new.with_columns(pl.Series(column, words, dtype=old.schema[column]))
+    windows = []
+    for latest in dict.fromkeys(min(one, learned) if one else 0 for one in retrain.windows):
+        # The rows of the other splits are the same in every window, so that they can be compared.
+        rows = pl.concat([old, new[learned - latest if latest else 0 :]], how="vertical_relaxed")
+        kept = datasets.keep(store, name, rows, source=f"{version.source} and log:{name}", split=column)
+        windows.append(Window(latest, kept.digest, int((rows[column] == "train").sum())))
+    return Extracted(tuple(windows), old.height, new.height, held, float(labelled["predicted_at"].max()))  # type: ignore[arg-type]
+
+
+def _with_split(rows: "pl.DataFrame", section: DataSection) -> "pl.DataFrame":
+    import polars as pl
+
+    names: tuple[Split, ...] = ("train", "validation", "test")
+    parts = divide(rows, section)
+    return pl.concat([parts[name].with_columns(pl.lit(name).alias(SPLIT)) for name in names if name in parts])
+
+
+def _rows_like(old: "pl.DataFrame", labelled: "pl.DataFrame", section: DataSection, make: Any) -> "pl.DataFrame":
+    """The labelled requests with the columns of the data, in their order."""
+    import polars as pl
+
+    if make is None:
+        rows = labelled.rename({"label": section.label}) if section.label != "label" else labelled
+    else:
+        made = [row for one in labelled.iter_rows(named=True) if (row := make(one)) is not None]
+        if not made:
+            raise InvalidData("the function of rows made no row of the labelled requests")
+        rows = pl.DataFrame(made, infer_schema_length=None)
+    columns = []
+    for name, dtype in old.schema.items():
+        if name in rows.columns:
+            values = rows[name]
+        elif name == section.time and make is None:
+            values = _moments(rows["predicted_at"], dtype)
+        elif section.key == (name,) and make is None:
+            values = rows["prediction_id"]
+        else:
+            values = pl.Series([None] * rows.height, dtype=dtype)
+        try:
+            columns.append(values.cast(dtype).alias(name))
+        except pl.exceptions.PolarsError:
+            raise InvalidData(
+                f"{name!r} of the labelled requests is {values.dtype}, and of the data {dtype}: make rows that fit "
+                "with [models.NAME.retrain] rows"
+            ) from None
+    return pl.DataFrame(columns)
+
+
+def _moments(seconds: "pl.Series", dtype: Any) -> "pl.Series":
+    import polars as pl
+
+    if dtype.is_numeric():
+        return seconds
+    moments = (seconds * 1e6).cast(pl.Int64).cast(pl.Datetime("us"))
+    return moments.dt.to_string("%Y-%m-%dT%H:%M:%S") if dtype == pl.String else moments

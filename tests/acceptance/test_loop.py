@@ -1,0 +1,191 @@
+"""The loop on one machine: the world moves, labels come in, and by itself a better version gets to everybody."""
+
+import http.client
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from urllib.parse import urlsplit
+
+import pytest
+
+pytestmark = pytest.mark.timeout(300)
+
+PROJECT = """
+[project]
+name = "line"
+
+[control]
+port = 0
+
+[serve]
+port = 0
+
+[models.line]
+task = "classification"
+train = "model:train"
+labels = ["no", "yes"]
+data = { source = "model:rows", label = "y", features = ["a", "b"] }
+
+[models.line.serve.log]
+inputs = "body"
+
+[models.line.release]
+ladder = [50, 100]
+units = [40]
+seconds = [1]
+guard = [{ metric = "errors", tolerance = 0.2 }]
+maturity = 0.2
+
+[models.line.retrain]
+on = ["labels:300"]
+watch = 1
+cooldown = 600
+least = 200
+margin = 0.05
+forget = 0.2
+"""
+
+MODEL = """
+import numpy as np
+
+
+def rows():
+    generator = np.random.default_rng(1)
+    for a, b in generator.normal(size=(400, 2)):
+        yield {"a": float(a), "b": float(0.3 * b), "y": "yes" if a > 0 else "no"}
+
+
+def train(ctx):
+    from sklearn.linear_model import LogisticRegression
+
+    X, y = ctx.data.arrays("train")
+    model = LogisticRegression().fit(X, y)
+    ctx.report(accuracy=model.score(*ctx.data.arrays("validation")))
+    return model
+"""
+
+
+class Users:
+    """People whose b is larger than that of the training data, and matters; they say what would have been right."""
+
+    def __init__(self, url):
+        self.parts = urlsplit(url)
+        self.failed, self.seen = [], []
+        """(version, whether it was right)."""
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._live)
+        self.thread.start()
+
+    def _live(self):
+        connection = http.client.HTTPConnection(self.parts.hostname, self.parts.port, timeout=60)
+        draw = random.Random(7)
+        while not self.stop.is_set():
+            a, b = draw.gauss(0, 1), draw.gauss(0, 1.5)
+            truth = "yes" if a + b > 0 else "no"
+            unit = f"user-{len(self.seen)}"
+            headers, body = self._post(connection, "/predict/line", [{"a": a, "b": b}], {"rung-unit": unit})
+            if body is None:
+                continue
+            self.seen.append((int(headers["rung-version"]), body["predictions"][0][0]["label"] == truth))
+            self._post(connection, "/feedback", {"id": headers["rung-prediction-id"], "label": truth}, {})
+            # So many a second, beside what trains on the same two cores.
+            self.stop.wait(0.01)
+        connection.close()
+
+    def _post(self, connection, path, body, headers):
+        try:
+            connection.request("POST", path, json.dumps(body), {"content-type": "application/json", **headers})
+            reply = connection.getresponse()
+            content = reply.read()
+        except (OSError, http.client.HTTPException) as error:
+            self.failed.append(repr(error))
+            connection.close()
+            return {}, None
+        if reply.status != 200:
+            self.failed.append((path, reply.status, content[:200]))
+            return {}, None
+        return reply.headers, json.loads(content)
+
+    def end(self):
+        self.stop.set()
+        self.thread.join(60)
+
+
+def rung(*args, cwd):
+    command = [sys.executable, "-m", "rung", *map(str, args)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, env=os.environ)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def until(holds, seconds, what):
+    end = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < end, what()
+        time.sleep(0.5)
+    return found
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A trained project and its `rung up`; folder and URL of its door."""
+    folder = tmp_path / "line"
+    folder.mkdir()
+    (folder / "rung.toml").write_text(PROJECT)
+    (folder / "model.py").write_text(MODEL)
+    rung("train", cwd=folder)
+    with (folder / "up.log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-m", "rung", "up"], cwd=folder, stdout=log, stderr=log)
+    try:
+        until(lambda: "is up" in (folder / "up.log").read_text(), 60, (folder / "up.log").read_text)
+        yield folder, json.loads((folder / ".rung" / "up.json").read_text())["url"]
+    finally:
+        process.terminate()
+        process.wait(60)
+        print((folder / "up.log").read_text()[-4000:])
+
+
+def test_labels_come_in_and_a_better_version_gets_to_everybody(project):
+    folder, url = project
+    users = Users(url)
+
+    def ledger():
+        return json.loads(rung("history", "line", "--json", cwd=folder))
+
+    def promoted():
+        there = json.loads(rung("retrains", "line", "--json", cwd=folder))
+        ended = [step for step, one in there[0]["decisions"].items() if one["outcome"] != "pass"] if there else []
+        assert not ended, rung("retrains", "line", 1, cwd=folder)
+        return ["promote"] == [link["move"]["kind"] for link in ledger()][-1:]
+
+    def state():
+        return rung("retrains", "line", cwd=folder) + (folder / "up.log").read_text()[-3000:]
+
+    try:
+        until(promoted, 180, state)
+        before = len(users.seen)
+        until(lambda: len(users.seen) > before + 200, 60, state)
+    finally:
+        users.end()
+
+    (one,) = json.loads(rung("retrains", "line", "--json", cwd=folder))
+    assert one["request"]["cause"] == "labels"
+    assert list(one["decisions"]) == ["extract", "validate", "train", "gate", "release"]
+    assert {decision["outcome"] for decision in one["decisions"].values()} == {"pass"}
+    moves = [(link["move"]["by"], link["move"]["kind"]) for link in ledger()]
+    assert moves == [("loop", "release"), ("loop", "release"), ("controller", "promote")]
+    # The decision lies in the ledger, beside the move that rests on it.
+    evidence = ledger()[1]["move"]["evidence"]
+    assert evidence["retraining"] == 1
+    assert any("newest requests" in verdict["why"] for verdict in evidence["gate"]["verdict"]["verdicts"])
+    old = [right for version, right in users.seen if version == 1]
+    new = [right for version, right in users.seen[before:]]
+    assert {version for version, _ in users.seen[before:]} == {2}
+    assert sum(old) / len(old) < 0.8 < 0.9 < sum(new) / len(new)
+    assert users.failed == []
+    shown = rung("retrains", "line", 1, cwd=folder)
+    assert "On the newest requests: The new model is not worse" in shown

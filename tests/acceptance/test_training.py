@@ -94,7 +94,7 @@ def whole(folder: Path) -> RunResult:
     assert (process.returncode, err) == (0, "")
     assert out.count("\n") == 1
     found = msgspec.convert(json.loads(out), RunResult)
-    assert (found.ended, found.last_step, found.version) == ("finished", 27, 0)
+    assert (found.ended, found.last_step, found.version) == ("finished", 30, 0)
     assert 0 <= found.data_wait <= 1
     return found
 

@@ -230,7 +230,7 @@ def versions(folder: Path) -> list[tuple[str, int]]:
             *("broken", TrainingFailed, ["faults.py:10", "ValueError", "no such shape"]), marks=pytest.mark.nightly
         ),
         ("large", TrainingFailed, ["memory", "700 MiB", "[models.NAME.run]"]),
-        ("nan", TrainingFailed, ["not a finite number in 4 steps in a row", "step 13 (epoch 1)"]),
+        ("nan", TrainingFailed, ["not a finite number in 4 steps in a row", "step 14 (epoch 1)"]),
     ],
 )
 def test_one_sentence_names_what_is_wrong_and_nothing_is_registered(folder, name, error, words):
@@ -285,7 +285,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint_and_the_run_goes_on(folder, 
     heard = Heard()
     result = train(folder, "full", heard)
     assert any("no room for the checkpoint" in line and "goes on" in line for line in heard.said), heard.said
-    assert heard.checkpoints == [9]
+    assert heard.checkpoints == [10]
     assert result.ended == "finished"
     assert ("full", result.version) in versions(folder)
 

@@ -15,6 +15,7 @@ from rung.cli.declared import init as _init
 from rung.cli.declared import jobs as _jobs
 from rung.cli.declared import log as _log
 from rung.cli.declared import models as _models
+from rung.cli.declared import quality as _quality
 from rung.cli.declared import releases as _releases
 from rung.cli.declared import retrain as _retrain
 from rung.cli.declared import runs as _runs
@@ -85,6 +86,7 @@ for _declared in (
     _experiment,
     _retrain,
     _log,
+    _quality,
     _jobs,
 ):
     _declared.add(app)

@@ -198,7 +198,7 @@ def _delay(rows: "pl.DataFrame", labels: "pl.DataFrame", now: float, how: How) -
     if how.maturity:
         why = "as [models.NAME.release] says"
     elif learned is not None:
-        why = f"by then {COMPLETE:.0%} of the labels have come that come at all"
+        why = f"by then {100 * COMPLETE:.0f} % of the labels have come that come at all"
     elif first.height < 20:
         why = f"it is not known: {first.height} predictions have labels, and 20 are needed"
     else:
@@ -279,7 +279,8 @@ def _answering(answered: "pl.DataFrame") -> int | None:
 def _coverage(rows: "pl.DataFrame", now: float, maturity: float | None) -> tuple[tuple[ArmCoverage, ...], Verdict]:
     """Labels of mature predictions by arm and version, and whether they come back evenly.
 
-    Arms are compared within one release, at the same time; each unit counts once, where it first came.
+    Arms are compared within one release, at the same time, by the first prediction of each unit: who asks often would
+    have some label in any case.
     """
     import polars as pl
 
@@ -296,13 +297,12 @@ def _coverage(rows: "pl.DataFrame", now: float, maturity: float | None) -> tuple
         )
         .sort("arm", "version")
     )
+    compared = pl.col("arm").filter(pl.col("propensity") > 0).n_unique().over("epoch") > 1
     units = (
-        old.filter(pl.col("propensity") > 0)
-        .group_by("epoch", "unit", "arm", maintain_order=True)
-        .agg(labelled.any().alias("labelled"))
+        old.filter(compared, pl.col("propensity") > 0)
         .unique("unit", keep="first", maintain_order=True)
         .group_by("epoch", "arm")
-        .agg(pl.len().alias("units"), pl.col("labelled").sum())
+        .agg(pl.len().alias("units"), labelled.sum().alias("labelled"))
         .sort("epoch", "arm")
     )
     stages = [

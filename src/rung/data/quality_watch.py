@@ -16,7 +16,7 @@ from rung.stats.detectors import Baseline, EDetector
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Rule", "watch"]
+__all__ = ["Rule", "moment", "watch"]
 
 _MARKS = 2_000
 
@@ -110,7 +110,7 @@ def _told(version: int, state: _State) -> Watch:
     detector = state.detector
     at, began = _ended(state, detector.at), _ended(state, detector.began)
     if detector.alarm:
-        since = f" since about {_day(began - state.cohort)}" if began else ""
+        since = f" since about {moment(began - state.cohort)}" if began else ""
         why = f"its loss has risen{since}: the mean was {state.baseline.mean:.4g}"
         why += f" and {state.recent:.4g} in the last cohort" if state.recent is not None else ""
     else:
@@ -139,5 +139,7 @@ def _ended(state: _State, number: int | None) -> float | None:
     return next((end for count, end in state.marks if count >= number), None)
 
 
-def _day(time: float) -> str:
-    return datetime.fromtimestamp(time, UTC).isoformat(sep=" ", timespec="minutes")[:16]
+def moment(time: float) -> str:
+    """A moment of UTC for people; of midnight only the day."""
+    text = datetime.fromtimestamp(time, UTC).isoformat(sep=" ", timespec="seconds")[:19]
+    return text[:10] if text.endswith("00:00:00") else text.removesuffix(":00")

@@ -17,6 +17,9 @@ from rung.fleet.loop import PartHealth
 from rung.fleet.policy import read_policy
 from rung.fleet.status import observe
 from rung.jobs.queue import JobStore
+from rung.loop import requests
+from rung.loop.retrainer import Retrainer
+from rung.settings.project import ModelSettings
 from rung.store.blobs import DiskStore
 from rung.store.database import open_database
 from rung.testing.models import tiny
@@ -28,6 +31,7 @@ Open = Callable[..., httpx2.Client]
 def services(tmp_path: Path) -> Iterator[Services]:
     """A model with three versions, no job yet, and one kind of job that may be submitted."""
     repository = DiskStore(tmp_path / "repository")
+    data = DiskStore(tmp_path / "data")
     artifact = tiny(tmp_path / "tiny.onnx")
     for _ in range(3):
         catalog.register(repository, artifact, name="tiny")
@@ -42,6 +46,8 @@ def services(tmp_path: Path) -> Iterator[Services]:
             experiment=lambda model: report.as_json(
                 report.observe(repository, tmp_path / "log", model, read_policy({}))
             ),
+            retrainer=Retrainer(jobs, repository, data, {"tiny": ModelSettings(train="model:train")}),
+            retrainings=lambda model: requests.retrainings(data, model),
         )
 
 

@@ -152,8 +152,8 @@ def _judged(answered: "pl.DataFrame", events: "pl.DataFrame", how: How) -> tuple
     flat = number == pl.col("output_summary").list.first().struct.field("greatest")
     # One number of one row is what was predicted; a class has a name.
     predicted = pl.when(single & flat & (pl.col("rows") == 1) & (pl.col("predicted") == "")).then(number)
-    rows = answered.with_columns(predicted.alias("number"))
-    asked = rows.select("id", pl.col("predicted").alias("named"), "number")
+    rows = answered.with_columns(predicted.alias("said"))
+    asked = rows.select("id", pl.col("predicted").alias("named"), "said")
     said: dict[str, tuple[float | None, float | None]] = {}
     for one in events.join(asked, on="id", how="inner", maintain_order="left").iter_rows(named=True):
         found = _quality(one, how.scale)
@@ -172,11 +172,11 @@ def _quality(event: dict[str, Any], scale: float | None) -> tuple[float | None, 
     """Quality, and the distance of numbers, by one event."""
     value = msgspec.json.decode(event["value"])
     quality = quality_of(event["kind"], value, event["named"])
-    if quality is not None or event["kind"] != "label" or event["number"] is None:
+    if quality is not None or event["kind"] != "label" or event["said"] is None:
         return quality, None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None, None
-    distance = abs(float(value) - event["number"])
+    distance = abs(float(value) - event["said"])
     return (None if scale is None else 1 - min(distance / scale, 1.0)), distance
 
 

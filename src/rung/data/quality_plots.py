@@ -44,7 +44,7 @@ def draw(report: QualityReport) -> dict[str, bytes]:
     if report.delay.arrived:
         pictures["delay.png"] = _picture(lambda axes: _delay(axes, report))
     if report.coverage:
-        height = 1.0 + 0.36 * len(report.coverage)
+        height = 0.9 + 0.32 * len(report.coverage)
         pictures["coverage.png"] = _picture(lambda axes: _coverage(axes, report), height)
     if report.estimates:
         pictures["estimate.png"] = _picture(lambda axes: _estimate(axes, report))
@@ -134,6 +134,7 @@ def _coverage(axes: "Axes", report: QualityReport) -> None:
     axes.set_xlim(0, 1.15)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
     axes.set_xlabel("share of mature predictions with a label")
+    axes.grid(visible=False, axis="y")
 
 
 def _time_axis(axes: "Axes", report: QualityReport) -> None:
@@ -160,6 +161,8 @@ def _picture(paint: Callable[["Axes"], None], height: float = 3.0) -> bytes:
     axes.grid(axis="y", color=_LIGHT, linewidth=0.5)
     axes.set_axisbelow(True)
     paint(axes)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set(fontsize=9, color=_GREY)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

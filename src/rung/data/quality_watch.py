@@ -128,7 +128,7 @@ def _told(version: int, state: _State) -> Watch:
         detector.count,
         state.recent,
         why,
-        msgspec.to_builtins(state),
+        msgspec.json.decode(msgspec.json.encode(state)),
     )
 
 

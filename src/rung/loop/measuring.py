@@ -32,22 +32,22 @@ def measure(project: ProjectSettings, folder: Path, model: str, now: float) -> S
     """
     store = open_store(under(folder, project.project.data))
     section = project.models[model]
-    seen = Seen(at=now, labels=_labels(store, folder / project.project.log, model, section, now))
+    labels, labelled = _labels(store, folder / project.project.log, model, section, now)
+    seen = Seen(at=now, labels=labels, labelled=labelled)
     store.put(_key(model), msgspec.json.encode(seen))
     return seen
 
 
-def _labels(store: BlobStore, log: Path, model: str, section: ModelSettings, now: float) -> int:
-    """Labelled requests, old enough to count, beyond those that the last retraining took."""
+def _labels(store: BlobStore, log: Path, model: str, section: ModelSettings, now: float) -> tuple[int, int]:
+    """Labelled requests, old enough to count: those beyond the last retraining's, and all."""
     taken = [
         float(one.decisions["extract"].result["before"])
         for one in requests.retrainings(store, model)
         if "extract" in one.decisions and one.decisions["extract"].outcome == "pass"
     ]
-    until = now - section.release.maturity
-    return feedback.labelled(
-        store, log, model, since=max(taken, default=0.0), until=until, kind=section.retrain.kind, columns=["time"]
-    ).height
+    until, kind = now - section.release.maturity, section.retrain.kind
+    times = feedback.labelled(store, log, model, until=until, kind=kind, columns=["time"])["time"]
+    return int((times >= max(taken, default=0.0)).sum()), times.len()
 
 
 def _key(model: str) -> str:

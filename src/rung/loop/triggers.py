@@ -28,6 +28,8 @@ class Policy(msgspec.Struct, frozen=True):
     labels: int = 0
     """Labels since the last retraining; 0: they start none."""
     cron: str = ""
+    least: int = 1
+    """Labels without which nothing can be learned."""
     cooldown: float = 3600.0
     """Seconds."""
     budget: int = 0
@@ -47,6 +49,8 @@ class Seen(msgspec.Struct, frozen=True):
     """Seconds since the epoch."""
     labels: int | None = None
     """Labels old enough to count that came since the last retraining."""
+    labelled: int | None = None
+    """All labels old enough to count."""
     drifted: bool | None = None
     """Whether inputs have moved, confirmed over several windows."""
     triage: str = ""
@@ -69,7 +73,7 @@ def read_policy(section: RetrainSection, where: str) -> Policy:
     Raises:
         ConfigurationError: an entry of `on` or the budget means nothing.
     """
-    found: dict[str, Any] = {"cooldown": section.cooldown}
+    found: dict[str, Any] = {"cooldown": section.cooldown, "least": section.least}
     for entry in section.on:
         name, _, value = entry.partition(":")
         if entry in ("drift", "quality"):
@@ -114,6 +118,8 @@ def plan(
         return Plan(None, f"{wanted.why}, and retraining {past[-1].number} is under way")
     if rolling:
         return Plan(None, f"{wanted.why}, and a candidate is on its way up")
+    if seen.labelled is not None and seen.labelled < policy.least:
+        return Plan(None, f"{wanted.why}; {seen.labelled} of {policy.least} labels are there")
     ours = [one for one in past if one.request.cause != "manual"]
     if past and now - past[-1].request.at < policy.cooldown:
         left = policy.cooldown - (now - past[-1].request.at)

@@ -55,6 +55,12 @@ def test_what_stands_in_the_way(past, rolling, why):
     assert why in decided.why
 
 
+def test_it_waits_for_labels():
+    decided = plan(Policy(drift=True, least=40), Seen(at=5.0, drifted=True, labelled=39), [], NOW, rolling=False)
+    assert decided.request is None
+    assert "39 of 40 labels are there" in decided.why
+
+
 def test_people_are_not_counted_and_months_end():
     past = [before(1, 40 * DAY), before(2, 9 * DAY, "manual"), before(3, 2 * DAY)]
     assert plan(ALL, Seen(at=5.0, labels=500), past, NOW, rolling=False).request is not None
@@ -94,7 +100,7 @@ def test_never_two_at_once_nor_over_the_budget_nor_from_red_data(seen, ages, rol
 def test_what_a_project_says():
     section = RetrainSection(on=("drift", "quality", "labels:200", "cron:0 3 * * 1"), budget="4/month", cooldown=60)
     assert read_policy(section, "models.m.retrain") == Policy(
-        True, True, 200, "0 3 * * 1", 60, budget=4, budget_seconds=30 * DAY
+        True, True, 200, "0 3 * * 1", 40, 60, budget=4, budget_seconds=30 * DAY
     )
     assert read_policy(RetrainSection(), "x").watches is False
 

@@ -1,5 +1,6 @@
 """What a model was asked, joined with what turned out to be right: the prediction log as training data."""
 
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,8 @@ def _fields(body: bytes | None, media: str) -> dict[str, Any]:
 
 def _label(value: str) -> Any:
     found = orjson.loads(value)
+    if isinstance(found, dict) and found.keys() == {"media", "data"}:
+        return base64.b64decode(found["data"])  # a mask: the file, as the pictures are
     return found if isinstance(found, str | int | float | bool | None) else value
 
 

@@ -269,7 +269,7 @@ def _figure(name: str, part: "pl.DataFrame", column: str) -> Figure | None:
 
 def _answering(answered: "pl.DataFrame") -> int | None:
     """The version that gave most of the latest answers."""
-    latest = answered.tail(1_000)["version"].value_counts(sort=True)
+    latest = answered.tail(200)["version"].value_counts(sort=True)
     return int(latest["version"][0]) if latest.height else None
 
 
@@ -313,7 +313,9 @@ def _coverage(rows: "pl.DataFrame", now: float, maturity: float | None) -> tuple
     verdict = srm(stages)
     if not stages:
         verdict = Verdict(
-            "inconclusive", "labels by arm", "There is one arm, or none that is mature: nothing to compare."
+            "inconclusive",
+            "labels by arm",
+            "No two arms answered mature predictions at the same time: nothing to compare.",
         )
     else:
         said = "come back unevenly from" if verdict.outcome == "fail" else "are not seen to come back unevenly from"

@@ -11,7 +11,7 @@ from rung.cli.places import Places
 from rung.cli.printing import print_json
 from rung.data.quality import How, measure
 from rung.data.quality_catalog import with_catalog
-from rung.data.quality_report import words, write
+from rung.data.quality_report import height, words, write
 from rung.data.quality_watch import moment
 from rung.domain.errors import NotFound
 from rung.domain.quality import Cohort, QualityReport
@@ -80,7 +80,7 @@ def show(report: QualityReport) -> None:
     watched = report.detector
     if watched is not None:
         sign = "[red]alarm[/]" if watched.alarm else "quiet"
-        level = f", level {watched.level:.4g} of {watched.run_length:,.0f}" if watched.limit is not None else ""
+        level = f", level {height(watched.level)} of {watched.run_length:,.0f}" if watched.limit is not None else ""
         console.print(f"detector on version {watched.version}: {sign}{level}: {escape(watched.why)}")
     for note in report.notes:
         console.print(f"note: {escape(note)}")

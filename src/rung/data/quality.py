@@ -196,7 +196,7 @@ def _delay(rows: "pl.DataFrame", labels: "pl.DataFrame", now: float, how: How) -
         delays.add(_key(one["id"]), one["predicted"], one["received"])
     learned = delays.maturity(now)
     if how.maturity:
-        why = "as [models.NAME.release] says"
+        why = "as it is set"
     elif learned is not None:
         why = f"by then {100 * COMPLETE:.0f} % of the labels have come that come at all"
     elif first.height < 20:

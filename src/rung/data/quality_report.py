@@ -14,7 +14,7 @@ from rung.data.quality_watch import moment
 from rung.domain.quality import ASSUMPTION, QualityReport, Watch
 from rung.domain.scorecards import Figure
 
-__all__ = ["as_html", "span", "words", "write"]
+__all__ = ["as_html", "height", "span", "words", "write"]
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1f2937;max-width:66rem;margin:2rem auto;padding:0 1rem}
@@ -88,6 +88,11 @@ def span(seconds: float) -> str:
     return f"{seconds / 86_400:.3g} days"
 
 
+def height(level: float) -> str:
+    """The level of a detector; how far beyond a million it is says nothing more."""
+    return "over 1,000,000" if level > 1e6 else f"{level:,.4g}" if level < 1_000 else f"{level:,.0f}"
+
+
 def as_html(report: QualityReport, pictures: Mapping[str, bytes]) -> str:
     """The page."""
     parts = [
@@ -118,7 +123,7 @@ def _state(watch: Watch) -> str:
         kind, level = "inconclusive", ""
     else:
         kind = "fail" if watch.alarm else "pass"
-        level = f" Level {watch.level:,.4g}; an alarm is raised above {watch.run_length:,.0f}."
+        level = f" Level {height(watch.level)}; an alarm is raised above {watch.run_length:,.0f}."
     said = "Alarm" if watch.alarm else "No alarm"
     when = f" at {moment(watch.at)}" if watch.at is not None else ""
     return (

@@ -24,7 +24,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     Path("rung.toml").write_text("[models.spam.release]\nmaturity = 3600.0\n")
     writer = SegmentWriter(Path(".rung/log"), replica="r0")
     writer.open()
-    start = time.time() // DAY * DAY - 5 * DAY
+    start = time.time() // DAY * DAY - 6 * DAY
     for number in range(1_000):
         version, when = 1 + number // 500, start + number * 5 * DAY / 1_000
         identity = Keyring(bytes(32), number).mint("spam", version, "stable", 1)(when)
@@ -57,7 +57,7 @@ def test_it_prints_what_is_mature_and_writes_a_page(run: Run) -> None:
     text = "\n".join(lines)
     assert lines[0].startswith("spam: quality by labels, ")
     assert "1,000 of 1,000 predictions have a label so far" in text
-    assert "a prediction counts from an age of 60 min on: as [models.NAME.release] says" in text
+    assert "a prediction counts from an age of 60 min on: as it is set" in text
     assert text.count("all mature") == 2
     # No line holds both a figure by labels and an estimate.
     truth, estimate = text.split("estimate, without labels")

@@ -19,7 +19,9 @@ def add(app: typer.Typer) -> None:
 def quality(
     model: Model,
     days: Annotated[float, typer.Option(min=0, help="Only predictions of the last so many days; 0: all.")] = 0,
-    cohort: Annotated[float, typer.Option(min=1, help="Seconds of predictions that are counted together.")] = 86_400,
+    cohort: Annotated[
+        float, typer.Option(min=0.001, help="Seconds of predictions that are counted together.")
+    ] = 86_400,
     maturity: Annotated[
         float,
         typer.Option(min=0, help="Age in seconds at which a prediction counts.  [as rung.toml says, else learned]"),

@@ -106,14 +106,15 @@ def _estimate(axes: "Axes", report: QualityReport) -> None:
 def _delay(axes: "Axes", report: QualityReport) -> None:
     longest = max(report.delay.arrived[-1][0], report.maturity_seconds or 0.0)
     size, unit = next((size, unit) for limit, size, unit in _UNITS if longest < limit)
-    for points, label, colour in (
-        (report.delay.curve, "of the labels that come at all", _COLOURS[0]),
-        (report.delay.arrived, "of all predictions", _GREY),
+    # Where nearly all get a label the two lie upon each other.
+    for points, label, colour, line in (
+        (report.delay.curve, "of the labels that come at all", _COLOURS[0], "-"),
+        (report.delay.arrived, "of all predictions", _COLOURS[1], "--"),
     ):
         if points:
             x = [0.0, *(seconds / size for seconds, _ in points), longest * 1.05 / size]
             y = [0.0, *(share for _, share in points), points[-1][1]]
-            axes.step(x, y, where="post", color=colour, label=label)
+            axes.step(x, y, where="post", color=colour, linestyle=line, label=label)
     if report.maturity_seconds is not None:
         axes.axvline(
             report.maturity_seconds / size, color=_RED, linestyle="--", linewidth=1, label="mature from here on"
@@ -127,10 +128,10 @@ def _delay(axes: "Axes", report: QualityReport) -> None:
 
 def _coverage(axes: "Axes", report: QualityReport) -> None:
     arms = list(report.coverage)
-    bars = axes.barh(range(len(arms)), [one.coverage for one in arms], color=_COLOURS[0], height=0.6)
+    bars = axes.barh(range(len(arms)), [one.coverage for one in arms], color=_COLOURS[0], height=0.5)
     axes.bar_label(bars, [f"{one.labelled:,} of {one.predictions:,}" for one in arms], padding=4, fontsize=8)
     axes.set_yticks(range(len(arms)), [f"{one.arm or 'all'}, version {one.version}" for one in arms])
-    axes.invert_yaxis()
+    axes.set_ylim(len(arms) - 0.3, -0.7)
     axes.set_xlim(0, 1.15)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
     axes.set_xlabel("share of mature predictions with a label")
@@ -161,7 +162,7 @@ def _picture(paint: Callable[["Axes"], None], height: float = 3.0) -> bytes:
     axes.grid(axis="y", color=_LIGHT, linewidth=0.5)
     axes.set_axisbelow(True)
     paint(axes)
-    for label in (axes.xaxis.label, axes.yaxis.label):
+    for label in (axes.xaxis.label, axes.yaxis.label, axes.xaxis.get_offset_text()):
         label.set(fontsize=9, color=_GREY)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")

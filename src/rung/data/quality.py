@@ -13,14 +13,13 @@ import msgspec
 
 from rung.data.feedback import versions
 from rung.data.predictions import scan
+from rung.data.quality_coverage import by_arm, imbalance
 from rung.data.quality_estimates import Head, check, estimate
 from rung.data.quality_watch import Rule, watch
-from rung.domain.quality import ArmCoverage, Cohort, Delay, QualityReport, Watch, quality_of
+from rung.domain.quality import Cohort, Delay, QualityReport, Watch, quality_of
 from rung.domain.records import Kind
-from rung.domain.rules import Verdict
 from rung.domain.scorecards import Figure
 from rung.ports import BlobStore
-from rung.stats.assignment import Stage, srm
 from rung.stats.detectors import Baseline
 
 if TYPE_CHECKING:
@@ -110,7 +109,8 @@ def measure(
         losses = mature.filter(pl.col("version") == version, pl.col("quality").is_not_null())
         losses = losses.with_columns((1 - pl.col("quality")).clip(0, 1).alias("loss"))
         detector = watch(losses, version, rule, cohort=how.cohort, before=before)
-    arms, imbalance = _coverage(rows, now, maturity)
+    # Whole cohorts are waited for by figures, not by counts.
+    each = rows.filter(pl.col("time") <= now - maturity) if maturity is not None else rows.clear()
     return QualityReport(
         model=model,
         at=now,
@@ -120,12 +120,12 @@ def measure(
         maturity_seconds=maturity,
         cohorts=cohorts,
         versions=tuple(_totals(mature, how.cohort)),
-        coverage=arms,
-        imbalance=imbalance,
+        coverage=by_arm(each),
+        imbalance=imbalance(each),
         estimates=estimates.series,
         checks=check(mature, estimates.confidence),
         detector=detector,
-        mature_labels=_mature_labels(rows, events, now, maturity, how.labels_since),
+        mature_labels=_labels(each, how.labels_since),
         notes=(*_notes(rows, events, how), *estimates.notes),
     )
 
@@ -273,66 +273,14 @@ def _answering(answered: "pl.DataFrame") -> int | None:
     return int(latest["version"][0]) if latest.height else None
 
 
-# --- labels by arm ----------------------------------------------------------------------------------
+# --- what else is told ----------------------------------------------------------------------------
 
 
-def _coverage(rows: "pl.DataFrame", now: float, maturity: float | None) -> tuple[tuple[ArmCoverage, ...], Verdict]:
-    """Labels of mature predictions by arm and version, and whether they come back evenly.
-
-    Arms are compared within one release, at the same time, by the first prediction of each unit: who asks often would
-    have some label in any case.
-    """
+def _labels(each: "pl.DataFrame", since: float | None) -> int:
     import polars as pl
 
-    old = rows.filter(pl.col("time") <= now - maturity) if maturity is not None else rows.clear()
-    labelled = pl.col("received").is_not_null()
-    arms = (
-        old.group_by("arm", "version")
-        .agg(
-            pl.len().alias("predictions"),
-            labelled.sum().alias("labelled"),
-            pl.col("unit").n_unique().alias("units"),
-            pl.col("unit").filter(labelled).n_unique().alias("labelled_units"),
-            labelled.mean().alias("coverage"),
-        )
-        .sort("arm", "version")
-    )
-    compared = pl.col("arm").filter(pl.col("propensity") > 0).n_unique().over("epoch") > 1
-    units = (
-        old.filter(compared, pl.col("propensity") > 0)
-        .unique("unit", keep="first", maintain_order=True)
-        .group_by("epoch", "arm")
-        .agg(pl.len().alias("units"), labelled.sum().alias("labelled"))
-        .sort("epoch", "arm")
-    )
-    stages = [
-        Stage(tuple(part["labelled"].to_list()), tuple(float(one) for one in part["units"]))
-        for _, part in units.group_by("epoch", maintain_order=True)
-        if part.height > 1
-    ]
-    verdict = srm(stages)
-    if not stages:
-        verdict = Verdict(
-            "inconclusive",
-            "labels by arm",
-            "No two arms answered mature predictions at the same time: nothing to compare.",
-        )
-    else:
-        said = "come back unevenly from" if verdict.outcome == "fail" else "are not seen to come back unevenly from"
-        why = f"Labels {said} the arms, p {verdict.evidence['p']:.2g} of {verdict.evidence['alpha']:g}."
-        verdict = Verdict(verdict.outcome, "labels by arm", why, verdict.evidence)
-    return tuple(ArmCoverage(**one) for one in arms.iter_rows(named=True)), verdict
-
-
-def _mature_labels(
-    rows: "pl.DataFrame", labels: "pl.DataFrame", now: float, maturity: float | None, since: float | None
-) -> int:
-    import polars as pl
-
-    if maturity is None:
-        return 0
-    counted = rows.filter(pl.col("time") <= now - maturity, pl.col("received").is_not_null())
-    return counted.filter(pl.col("time") >= since).height if since is not None else counted.height
+    labelled = each.filter(pl.col("received").is_not_null())
+    return labelled.filter(pl.col("time") >= since).height if since is not None else labelled.height
 
 
 def _notes(rows: "pl.DataFrame", labels: "pl.DataFrame", how: How) -> Iterator[str]:

@@ -284,6 +284,8 @@ def _labels(each: "pl.DataFrame", since: float | None) -> int:
 
 
 def _notes(rows: "pl.DataFrame", labels: "pl.DataFrame", how: How) -> Iterator[str]:
+    import polars as pl
+
     if not rows.height:
         yield "nothing of this model is logged in this time"
         return
@@ -294,5 +296,7 @@ def _notes(rows: "pl.DataFrame", labels: "pl.DataFrame", how: How) -> Iterator[s
         )
     if how.scale is None and rows["distance"].is_not_null().any():
         yield "numbers have a quality only by the label's deviation in training, and the model has no profile of it"
+    if rows.filter((pl.col("quality") < 0) | (pl.col("quality") > 1)).height:
+        yield "some scores are below 0 or above 1; the detector takes those as 0 or 1, so send scores from 0 to 1"
     if rows["unit"].n_unique() == 1 and rows.height > 1:
         yield "all requests are of one unit, so no figure has an interval: send rung-unit (release.unit)"

@@ -19,7 +19,7 @@ from .conftest import DAY, NOON, Project, feedback, prediction
 START = NOON // DAY * DAY
 
 
-def day(project, number, rate, *, units=120, each=3, coverage=0.5, version=1, delay=600.0, arm="stable"):
+def day(project, number, rate, *, units=110, each=3, coverage=0.5, version=1, delay=600.0, arm="stable"):
     """A day of answers, some of them with a label that says right or wrong after about `delay` seconds."""
     rng = np.random.default_rng([number, version])
     records = []
@@ -49,7 +49,7 @@ def test_a_week_that_gets_worse_is_noticed(project):
     assert len(report.cohorts) == 6
     assert all(one.mature and one.quality is not None for one in report.cohorts)
     assert report.cohorts[0].quality.low < 0.9 < report.cohorts[0].quality.high
-    assert report.cohorts[0].quality.groups <= 120 < report.cohorts[0].quality.rows
+    assert report.cohorts[0].quality.groups <= 110 < report.cohorts[0].quality.rows
     assert report.detector is not None
     assert report.detector.alarm
     assert report.detector.began == START + 4 * DAY
@@ -286,6 +286,17 @@ def test_what_a_report_misses_is_said(project):
     report = measure(project.store, project.log, "m", now=START + 2 * DAY)
     assert any("no feedback says how good" in note for note in report.notes)
     assert any("one unit" in note for note in report.notes)
+
+
+def test_scores_beyond_one_are_shown_as_they_are_and_told_of(project):
+    records = []
+    for number in range(30):
+        one = prediction(number, START + number, unit=f"u{number}")
+        records += [one, feedback(one, 4 + number % 2, one.time + 5, kind="score")]  # stars
+    project.write(*records)
+    report = measure(project.store, project.log, "m", now=START + 2 * DAY)
+    assert report.cohorts[0].quality.value == pytest.approx(4.5)
+    assert any("above 1" in note for note in report.notes)
 
 
 def test_errors_and_what_came_later_are_left_out(project):

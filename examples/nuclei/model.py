@@ -6,12 +6,13 @@ through the very same steps as serving, so the two cannot drift apart.
 
 import io
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from dataset import find
+from dataset import domain_of, find
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -23,7 +24,19 @@ from rung.training.context import Context
 from rung.training.trained import Trained
 from rung.transforms.pipeline import Pipeline
 
-__all__ = ["LABELS", "SIGNATURE", "TRANSFORMS", "UNet", "evaluate", "iou", "pipeline", "prepare", "rows", "train"]
+__all__ = [
+    "LABELS",
+    "SIGNATURE",
+    "TRANSFORMS",
+    "UNet",
+    "evaluate",
+    "iou",
+    "labelled",
+    "pipeline",
+    "prepare",
+    "rows",
+    "train",
+]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -91,7 +104,7 @@ def _block(fan_in: int, fan_out: int, stride: int = 1) -> nn.Sequential:
 
 def rows(*domains: str) -> Iterator[dict[str, Any]]:
     """Yield the pictures of some kinds of microscopy, by default fluorescence, with their masks as PNG."""
-    for domain in domains or ("fluo_256",):
+    for domain in domains or os.environ.get("NUCLEI_DOMAINS", "fluo_256").split(","):
         for split, name in (("train", "train"), ("val", "validation"), ("test", "test")):
             for sample in find().select(domain, split):
                 mask = io.BytesIO()
@@ -103,6 +116,13 @@ def rows(*domains: str) -> Iterator[dict[str, Any]]:
                     "image": sample.image,
                     "mask": mask.getvalue(),
                 }
+
+
+def labelled(request: dict[str, Any]) -> dict[str, Any]:
+    """Make a row of the data of a picture that a user sent, and the mask that came back for it."""
+    with Image.open(io.BytesIO(request["image"]), formats=["PNG"]) as image:
+        domain = domain_of(np.asarray(image.convert("RGB")))
+    return {"id": request["prediction_id"], "domain": domain, "image": request["image"], "mask": request["label"]}
 
 
 def pipeline() -> Pipeline:

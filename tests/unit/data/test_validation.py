@@ -206,3 +206,12 @@ def test_clean_batches_are_red_at_most_as_often_as_said_over_a_thousand(bikes, r
     red = rate(bikes, 1000, rows, rows)
     print(f"{red} of 1000 clean batches of {rows} rows were red: {wilson(red, 1000)}")
     assert wilson(red, 1000, level=0.99).low <= validation.ALPHA
+
+
+def test_new_values_of_a_column_that_the_model_does_not_see_are_told_and_are_no_fault() -> None:
+    before = pl.DataFrame({"x": np.arange(200.0), "site": ["a", "b"] * 100, "y": [0, 1] * 100})
+    after = before.with_columns(site=pl.lit("c"))
+    for features, verdict in [((), "fail"), (("x",), "warn")]:
+        section = DataSection(label="y", features=features, slices=("site",))
+        found = validation.check(after, profile.make(before, label="y"), section)
+        assert [one.verdict for one in found if one.fault == "new category"] == [verdict]

@@ -15,6 +15,7 @@ from rung.settings.replica import ServeSettings
 __all__ = [
     "ControlSettings",
     "DataSection",
+    "DriftSection",
     "LogSection",
     "ModelSettings",
     "ProjectSection",
@@ -132,6 +133,8 @@ class RetrainSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds from one request to the next, at least. A person need not wait."""
     budget: str = ""
     """Most retrainings in a time, such as `4/month` (or day, week); empty: no limit. A person is not counted."""
+    cohort: _Seconds = 86_400.0
+    """Seconds of predictions whose quality is judged together."""
     kind: Literal["label", "mask", "score", "correction"] = "label"
     """Kind of feedback that says what would have been right."""
     rows: str = ""
@@ -154,6 +157,26 @@ class RetrainSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many times as long an answer of the new version may take."""
     larger: Annotated[float, msgspec.Meta(gt=0)] = 2.0
     """How many times the bytes it may have."""
+
+
+class DriftSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[models.NAME.drift]`: when what a model is asked counts as having moved."""
+
+    window: _AtLeastOne = 500
+    """Rows that are compared with the training data at a time."""
+    seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """Seconds of requests that are a window, in place of so many rows; 0: by rows."""
+    margin: Annotated[float, msgspec.Meta(gt=0)] = 0.25
+    """Shift in standard deviations that does not matter; one of twice that does."""
+    alpha: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.05
+    """Probability that any column of a window drifts by chance, where nothing has changed."""
+    persistence: tuple[_AtLeastOne, _AtLeastOne] = (2, 3)
+    """In how many of how many windows a column has to drift until it is confirmed."""
+
+    def __post_init__(self) -> None:
+        need, of = self.persistence
+        if not need <= of <= 10:
+            raise ValueError(f"persistence = [{need}, {of}] makes no sense: at most 10 windows, and no more than those")
 
 
 class DataSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -265,6 +288,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tune: TuneSection = TuneSection()
     serve: ServeSection = ServeSection()
     release: ReleaseSection = ReleaseSection()
+    drift: DriftSection = DriftSection()
     retrain: RetrainSection = RetrainSection()
 
     @property

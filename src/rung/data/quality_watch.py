@@ -2,6 +2,11 @@
 
 A unit gives one loss for each cohort, the mean of its predictions there: its requests are alike. Only whole cohorts of
 mature predictions are taken in, each once, by the time at which a unit first came.
+
+A baseline of few losses has a bound far above its mean, and small rises are not found. So one that is made of the
+version's own cohorts grows while there is no alarm: each time that it has doubled its bound is worked out anew, until
+it has eight times the losses that it began with. Each bound has its part of the probability to be too low, so that all
+hold together. The detector goes by the lowest, which was known before the losses that are held against it.
 """
 
 from datetime import UTC, datetime
@@ -19,6 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["Rule", "moment", "watch"]
 
 _MARKS = 2_000
+_LOOKS = 4
+"""Bounds of a growing baseline: at once, and each time that it has doubled."""
+_ALPHA = 0.05
+"""Probability that any of them is below the true mean."""
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -27,7 +36,7 @@ class Rule(msgspec.Struct, frozen=True):
     baseline: Baseline | None = None
     """What the losses are held against; None: the version's own first mature cohorts."""
     least: int = 200
-    """Losses that a baseline from cohorts is taken of, at least."""
+    """Losses that a baseline from cohorts begins with, at least; it grows to eight times as many."""
     margin: float = 0.01
     """A rise of the mean loss that does not matter."""
     run_length: float = 50_000.0
@@ -40,6 +49,11 @@ class _State(msgspec.Struct):
     through: float
     """Losses of predictions before this time were taken in, or are the baseline."""
     cohort: float
+    margin: float = 0.0
+    most: int = 0
+    """Losses at which the baseline is done growing."""
+    early: list[float] = []
+    """Those of a baseline that still grows."""
     recent: float | None = None
     marks: list[tuple[int, float]] = []
     """After how many losses which cohort had ended."""
@@ -78,6 +92,7 @@ def watch(losses: "pl.DataFrame", version: int, rule: Rule, *, cohort: float, be
         state.detector.feed(part["loss"].to_numpy())
         state.recent = float(part["loss"].to_numpy().mean())
         state.through = float(at) + cohort
+        _grow(state, part["loss"].to_list())
         state.marks = [*state.marks, (state.detector.count, state.through)][-_MARKS:]
     return _told(version, state)
 
@@ -94,16 +109,35 @@ def _begin(per_unit: "pl.DataFrame", rule: Rule, cohort: float) -> _State | None
     """A new detector: against what it was given, or against the first cohorts that have enough losses together."""
     import polars as pl
 
-    baseline, through = rule.baseline, 0.0
+    baseline, through, early = rule.baseline, 0.0, list[float]()
     if baseline is None:
         counts = per_unit.group_by("start", maintain_order=True).len().with_columns(pl.col("len").cum_sum())
         enough = counts.filter(pl.col("len") >= rule.least)
         if not enough.height:
             return None
         through = float(enough["start"][0]) + cohort
-        baseline = Baseline.of(per_unit.filter(pl.col("start") < through)["loss"].to_numpy())
+        early = per_unit.filter(pl.col("start") < through)["loss"].to_list()
+        baseline = Baseline.of(early, alpha=_ALPHA / _LOOKS)
     detector = EDetector.against(baseline, margin=rule.margin, run_length=rule.run_length)
-    return _State(detector, baseline, through, cohort)
+    most = rule.least * 2 ** (_LOOKS - 1)
+    return _State(detector, baseline, through, cohort, rule.margin, most, early if len(early) < most else [])
+
+
+def _grow(state: _State, losses: list[float]) -> None:
+    """Take losses into the baseline that raised no alarm, while it grows."""
+    if not state.early:
+        return
+    if state.detector.alarm:
+        state.early = []
+        return
+    state.early = [*state.early, *losses]
+    if len(state.early) >= min(2 * state.baseline.units, state.most):
+        found = Baseline.of(state.early, alpha=_ALPHA / _LOOKS)
+        high = min(found.high, state.baseline.high)
+        state.baseline = Baseline(min(found.mean, high), high, found.units, _ALPHA)
+        state.detector.limit = high + state.margin
+    if len(state.early) >= state.most:
+        state.early = []
 
 
 def _told(version: int, state: _State) -> Watch:

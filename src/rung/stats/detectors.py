@@ -99,7 +99,7 @@ class EDetector(msgspec.Struct):
 
     limit: float
     """Mean loss that is still well, from 0 to 1 exclusive: the baseline's upper bound and a margin that does not
-    matter."""
+    matter. It may be moved between two calls of `feed`, by what was known before the losses that follow."""
     run_length: float = 50_000.0
     """Losses between two false alarms, on average and at least."""
     count: int = 0

@@ -1,8 +1,10 @@
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
 
 from rung.data.quality_watch import Rule, moment, watch
+from rung.domain.quality import Watch
 from rung.stats.detectors import Baseline
 
 DAY = 86_400.0
@@ -25,6 +27,31 @@ def test_a_unit_counts_once_a_cohort():
     assert found.losses == 300
     found = watch(losses(0.1, 0.1, 0.1, users=100, each=5), 1, Rule(least=150), cohort=DAY)
     assert found.losses == 100  # two days of 100 are the baseline
+
+
+def test_a_baseline_of_its_own_grows_and_its_bound_falls():
+    limits, before = [], None
+    for day in range(1, 21):
+        frame = losses(*[0.1] * day).filter(pl.col("start") >= (day - 2) * DAY)
+        before = watch(frame, 1, Rule(least=100), cohort=DAY, before=before)
+        before = msgspec.json.decode(msgspec.json.encode(before), type=Watch)
+        limits.append(before.limit)
+    assert limits[0] > limits[-1] + 0.03
+    assert sorted(limits, reverse=True) == limits
+    assert len(set(limits)) <= 4  # each bound has its part of the probability
+    assert before.state["baseline"]["units"] == 800
+    assert before.state["early"] == []
+    assert before.losses == 1_900
+    at_once = watch(losses(*[0.1] * 20), 1, Rule(least=100), cohort=DAY)
+    assert (at_once.limit, at_once.losses) == (before.limit, before.losses)
+    assert at_once.level == pytest.approx(before.level)
+
+
+def test_what_raised_an_alarm_is_not_learned_as_normal():
+    found = watch(losses(0.1, *[0.6] * 9), 1, Rule(least=100), cohort=DAY)
+    assert found.alarm
+    assert found.baseline < 0.2
+    assert found.state["early"] == []
 
 
 def test_an_alarm_says_when_it_came_and_when_it_began():

@@ -90,7 +90,7 @@ class Retrainer:
             past[-1] = chain.follow(self._jobs, self._data, past[-1], now)
         current = releases.current(self._repository, name)
         rolling = current is not None and current.rollout is not None
-        seen = measuring.last(self._data, name)
+        seen = measuring.last(self._data, name).seen
         if policy.watches and now - seen.at >= self._models[name].retrain.watch:
             self._watch(name, seen.at, now)
         decided = plan(policy, seen, past, now, tick=tick, rolling=rolling)

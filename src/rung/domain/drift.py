@@ -1,4 +1,4 @@
-"""Whether what a model is asked has moved, and what kind of trouble that is: values of a report on drift, and triage."""
+"""Whether what a model is asked has moved, and what kind of trouble that is: values of a report, and triage."""
 
 from typing import Literal
 

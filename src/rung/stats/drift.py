@@ -282,7 +282,7 @@ def _spacing(values: "Array") -> "Array":
 
 
 def _bridge_quantile(spacing: "Array", alpha: float) -> float:
-    """Quantile 1 - alpha of the integral of |B(F(x))| dx for a Brownian bridge B, from draws that are always the same."""
+    """Quantile 1 - alpha of the integral of |B(F(x))| dx for a Brownian bridge B, by draws that are always the same."""
     return float(np.quantile(_bridges() @ spacing, 1 - alpha))
 
 

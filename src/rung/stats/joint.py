@@ -124,8 +124,10 @@ def _products(scores: "Array") -> "Array":
 
 
 def _ridge(before: "Array", now: "Array") -> "Array":
-    """Weights of least squares on -1 and 1, both sides counting the same, with the penalty of the least error of rows
-    left out one at a time."""
+    """Weights of least squares on -1 and 1, both sides counting the same.
+
+    The penalty is the one with the least error of rows left out one at a time.
+    """
     rows = np.vstack([before, now])
     target = np.concatenate([-np.ones(len(before)), np.ones(len(now))])
     root = np.sqrt(np.concatenate([np.full(len(before), 0.5 / len(before)), np.full(len(now), 0.5 / len(now))]))

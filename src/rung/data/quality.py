@@ -104,11 +104,9 @@ def measure(
     estimates = estimate(store, log, model, rows, how.heads, since=since, until=now, cohort=how.cohort)
     rule = msgspec.structs.replace(how.watch, baseline=baseline) if baseline is not None else how.watch
     version = how.version if how.version is not None else _answering(answered)
-    detector = None
-    if version is not None:
-        losses = mature.filter(pl.col("version") == version, pl.col("quality").is_not_null())
-        losses = losses.with_columns((1 - pl.col("quality")).clip(0, 1).alias("loss"))
-        detector = watch(losses, version, rule, cohort=how.cohort, before=before)
+    detector = (
+        None if version is None else watch(_losses(mature, version), version, rule, cohort=how.cohort, before=before)
+    )
     # Whole cohorts are waited for by figures, not by counts.
     each = rows.filter(pl.col("time") <= now - maturity) if maturity is not None else rows.clear()
     return QualityReport(
@@ -271,6 +269,13 @@ def _answering(answered: "pl.DataFrame") -> int | None:
     """The version that gave most of the latest answers."""
     latest = answered.tail(200)["version"].value_counts(sort=True)
     return int(latest["version"][0]) if latest.height else None
+
+
+def _losses(mature: "pl.DataFrame", version: int) -> "pl.DataFrame":
+    import polars as pl
+
+    known = mature.filter(pl.col("version") == version, pl.col("quality").is_not_null())
+    return known.with_columns((1 - pl.col("quality")).clip(0, 1).alias("loss"))
 
 
 # --- what else is told ----------------------------------------------------------------------------

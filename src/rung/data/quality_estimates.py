@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["Estimates", "Head", "check", "estimate", "head_of"]
+__all__ = ["Estimates", "Head", "check", "estimate", "head_of", "probabilities"]
 
 _MOST = 50_000
 """Latest answers whose whole outputs are read."""

@@ -4,15 +4,17 @@ import http.client
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
 import time
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(1200)
 
 PROJECT = """
 [project]
@@ -132,7 +134,7 @@ def until(holds, seconds, what):
 
 @pytest.fixture
 def project(tmp_path):
-    """A trained project and its `rung up`; folder and URL of its door."""
+    """A trained project and its `rung up`; folder, URL of its door, and process id."""
     folder = tmp_path / "line"
     folder.mkdir()
     (folder / "rung.toml").write_text(PROJECT)
@@ -142,50 +144,113 @@ def project(tmp_path):
         process = subprocess.Popen([sys.executable, "-m", "rung", "up"], cwd=folder, stdout=log, stderr=log)
     try:
         until(lambda: "is up" in (folder / "up.log").read_text(), 60, (folder / "up.log").read_text)
-        yield folder, json.loads((folder / ".rung" / "up.json").read_text())["url"]
+        yield folder, json.loads((folder / ".rung" / "up.json").read_text())["url"], process.pid
     finally:
         process.terminate()
         process.wait(60)
         print((folder / "up.log").read_text()[-4000:])
 
 
-def test_labels_come_in_and_a_better_version_gets_to_everybody(project):
-    folder, url = project
-    users = Users(url)
+class Story:
+    """The project with its users, until a version that was trained anew answers everybody."""
 
-    def ledger():
-        return json.loads(rung("history", "line", "--json", cwd=folder))
+    def __init__(self, project, patience):
+        self.folder, self.url, self.pid = project
+        self.patience = patience
+        self.users = Users(self.url)
 
-    def promoted():
-        there = json.loads(rung("retrains", "line", "--json", cwd=folder))
+    def asked(self, *args):
+        return json.loads(rung(*args, "--json", cwd=self.folder))
+
+    def ledger(self):
+        return self.asked("history", "line")
+
+    def promoted(self):
+        there = self.asked("retrains", "line")
         ended = [step for step, one in there[0]["decisions"].items() if one["outcome"] != "pass"] if there else []
-        assert not ended, rung("retrains", "line", 1, cwd=folder)
-        return ["promote"] == [link["move"]["kind"] for link in ledger()][-1:]
+        assert not ended, rung("retrains", "line", 1, cwd=self.folder)
+        return [link["move"]["kind"] for link in self.ledger()][-1:] == ["promote"]
 
-    def state():
-        return rung("retrains", "line", cwd=folder) + (folder / "up.log").read_text()[-3000:]
+    def state(self):
+        return rung("retrains", "line", cwd=self.folder) + (self.folder / "up.log").read_text()[-3000:]
 
-    try:
-        until(promoted, 180, state)
-        before = len(users.seen)
-        until(lambda: len(users.seen) > before + 200, 60, state)
-    finally:
-        users.end()
+    def play(self):
+        """Answers that came after the promotion."""
+        try:
+            until(self.promoted, self.patience, self.state)
+            before = len(self.users.seen)
+            until(lambda: len(self.users.seen) > before + 200, 60, self.state)
+        finally:
+            self.users.end()
+        return self.users.seen[before:]
 
-    (one,) = json.loads(rung("retrains", "line", "--json", cwd=folder))
-    assert one["request"]["cause"] == "labels"
-    assert list(one["decisions"]) == ["extract", "validate", "train", "gate", "release"]
-    assert {decision["outcome"] for decision in one["decisions"].values()} == {"pass"}
-    moves = [(link["move"]["by"], link["move"]["kind"]) for link in ledger()]
-    assert moves == [("loop", "release"), ("loop", "release"), ("controller", "promote")]
+    def check(self, after):
+        """One retraining, one version, one rollout; and it helped."""
+        (one,) = self.asked("retrains", "line")
+        assert one["request"]["cause"] == "labels"
+        assert list(one["decisions"]) == ["extract", "validate", "train", "gate", "release"]
+        assert {decision["outcome"] for decision in one["decisions"].values()} == {"pass"}
+        moves = [(link["move"]["by"], link["move"]["kind"]) for link in self.ledger()]
+        assert moves == [("loop", "release"), ("loop", "release"), ("controller", "promote")]
+        assert {one["version"] for one in self.asked("models", "list")} == {1, 2}
+        old = [right for version, right in self.users.seen if version == 1]
+        new = [right for version, right in after]
+        assert {version for version, _ in after} == {2}
+        assert sum(old) / len(old) < 0.8 < 0.9 < sum(new) / len(new)
+
+
+def test_labels_come_in_and_a_better_version_gets_to_everybody(project):
+    story = Story(project, 240)
+    story.check(story.play())
     # The decision lies in the ledger, beside the move that rests on it.
-    evidence = ledger()[1]["move"]["evidence"]
+    evidence = story.ledger()[1]["move"]["evidence"]
     assert evidence["retraining"] == 1
     assert any("newest requests" in verdict["why"] for verdict in evidence["gate"]["verdict"]["verdicts"])
-    old = [right for version, right in users.seen if version == 1]
-    new = [right for version, right in users.seen[before:]]
-    assert {version for version, _ in users.seen[before:]} == {2}
-    assert sum(old) / len(old) < 0.8 < 0.9 < sum(new) / len(new)
-    assert users.failed == []
-    shown = rung("retrains", "line", 1, cwd=folder)
+    assert story.users.failed == []
+    shown = rung("retrains", "line", 1, cwd=story.folder)
     assert "On the newest requests: The new model is not worse" in shown
+
+
+class Killer:
+    """Ends a process of a project with signal 9 now and then; never the supervisor."""
+
+    def __init__(self, pid, kills, seed):
+        self.draw = random.Random(seed)
+        self.supervisor, self.left, self.killed = psutil.Process(pid), kills, []
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._live)
+        self.thread.start()
+
+    def _live(self):
+        while self.left and not self.stop.wait(self.draw.uniform(2.0, 8.0)):
+            try:
+                # In a fixed order of age, so that a seed means about the same each time.
+                there = sorted(self.supervisor.children(recursive=True), key=lambda one: one.create_time())
+                victim = self.draw.choice(there)
+                words = " ".join(victim.cmdline()[-3:])
+                victim.send_signal(signal.SIGKILL)
+            except (psutil.Error, IndexError):
+                continue
+            self.left -= 1
+            self.killed.append(words)
+
+    def end(self):
+        self.stop.set()
+        self.thread.join(10)
+
+
+@pytest.mark.parametrize(
+    ("kills", "seed"), [(3, 1), *(pytest.param(4, seed, marks=pytest.mark.nightly) for seed in range(2, 7))]
+)
+def test_killed_anywhere_it_still_ends_right(project, kills, seed):
+    story = Story(project, 600)
+    killer = Killer(story.pid, kills, seed)
+    try:
+        after = story.play()
+    finally:
+        killer.end()
+        print(killer.killed)
+    story.check(after)
+    # With one replica, and that killed, callers find nobody; no caller is told of a fault in the server.
+    told = [failure for failure in story.users.failed if not isinstance(failure, str)]
+    assert all(status == 503 for _, status, _ in told), told

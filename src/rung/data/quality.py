@@ -99,7 +99,6 @@ def measure(
     # Of a cohort all predictions are old enough, or none counts.
     old = pl.col("start") + how.cohort + maturity <= now if maturity is not None else pl.lit(value=False)
     rows = rows.with_columns(old.alias("mature"))
-    cohorts = tuple(_cohorts(rows, how.cohort))
     mature = rows.filter("mature")
     estimates = estimate(store, log, model, rows, how.heads, since=since, until=now, cohort=how.cohort)
     rule = msgspec.structs.replace(how.watch, baseline=baseline) if baseline is not None else how.watch
@@ -116,7 +115,7 @@ def measure(
         cohort_seconds=how.cohort,
         delay=delay,
         maturity_seconds=maturity,
-        cohorts=cohorts,
+        cohorts=tuple(_cohorts(rows, how.cohort)),
         versions=tuple(_totals(mature, how.cohort)),
         coverage=by_arm(each),
         imbalance=imbalance(each),

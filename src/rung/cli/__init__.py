@@ -9,6 +9,7 @@ import typer
 from rung import __version__
 from rung.cli.declared import compress as _compress
 from rung.cli.declared import data as _data
+from rung.cli.declared import drift as _drift
 from rung.cli.declared import evaluate as _evaluate
 from rung.cli.declared import experiment as _experiment
 from rung.cli.declared import init as _init
@@ -86,6 +87,7 @@ for _declared in (
     _experiment,
     _retrain,
     _log,
+    _drift,
     _quality,
     _jobs,
 ):

@@ -214,10 +214,12 @@ def it_turns(story: Story, users: Users) -> None:
 _MARKS = {"train": "version 2 is trained", "gate": "it passes the gate", "release": "it gets 25 %"}
 
 
-def somebody_errs(story: Story) -> None:
+def somebody_errs(story: Story, users: Users) -> None:
     """Act 4: the wrong slides, past the gate."""
+    users.pause = SLOW
     story.rung("train", NAME, "--set", "epochs=6", shown=True, NUCLEI_DOMAINS=AWAY)
     story.rung("release", NAME, 3, "--stages", "25,100", "--because", "looks fine to me", shown=True)
+    users.pause = QUICK
     story.marks.append(Mark(time.time(), "version 3 by hand"))
 
     def taken_back() -> Any:
@@ -263,7 +265,7 @@ def play(story: Story, options: argparse.Namespace) -> None:
             world_moves(story, users)
             it_turns(story, users)
             measure(story, url, 2)
-            somebody_errs(story)
+            somebody_errs(story, users)
             seen = len(users.seen)
             story.until(lambda: len(users.seen) > seen + 30 or users.failed, "30 more answers")
         finally:

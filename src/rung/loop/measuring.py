@@ -5,8 +5,9 @@ from typing import Any
 
 import msgspec
 
-from rung.data import feedback, quality
+from rung.data import drift, feedback, quality
 from rung.data.quality_catalog import with_catalog
+from rung.domain.drift import DriftReport
 from rung.domain.errors import NotFound
 from rung.domain.quality import QualityReport, Watch
 from rung.loop import requests
@@ -28,6 +29,8 @@ class Measured(msgspec.Struct, frozen=True):
     """The quality detector, which goes on from here."""
     quality: dict[str, Any] = {}
     """The main figures of live quality, for people."""
+    drift: dict[str, Any] = {}
+    """Those of drift; empty where nothing asks for it, or nothing is known of the training data."""
 
 
 def last(store: BlobStore, model: str) -> Measured:
@@ -52,18 +55,60 @@ def measure(project: ProjectSettings, folder: Path, model: str, now: float) -> M
     report = quality.measure(
         store, log, model, now=now, how=with_catalog(how, repository, model), before=last(store, model).watch
     )
-    labels, labelled = _labels(store, log, model, section, now)
     watched = report.detector
+    worse = watched.alarm if watched is not None and watched.limit is not None else None
+    moved = _drift(store, log, repository, model, section, now, report, worse)
+    labels, labelled = _labels(store, log, model, section, now)
+    evidence = {"quality": watched.why if watched is not None else ""}
+    if moved is not None:
+        evidence |= {"triage": moved.triage.why, "columns": ", ".join(moved.persistent)}
     seen = Seen(
         at=now,
         labels=labels,
         labelled=labelled,
-        worse=watched.alarm if watched is not None and watched.limit is not None else None,
-        evidence={"quality": watched.why} if watched is not None else {},
+        drifted=moved.confirmed if moved is not None else None,
+        triage=moved.triage.kind if moved is not None else "",
+        worse=worse,
+        evidence={name: text for name, text in evidence.items() if text},
     )
-    found = Measured(seen, watched, _figures(report))
+    found = Measured(seen, watched, _figures(report), _told(moved))
     store.put(_key(model), msgspec.json.encode(found))
     return found
+
+
+def _drift(
+    store: BlobStore,
+    log: Path,
+    repository: BlobStore,
+    model: str,
+    section: ModelSettings,
+    now: float,
+    report: QualityReport,
+    worse: bool | None,
+) -> DriftReport | None:
+    # Triage is for both: what looks like a fault of the data starts nothing.
+    if not {"drift", "quality"} & set(section.retrain.on):
+        return None
+    uneven = {"fail": True, "pass": False}.get(report.imbalance.outcome)
+    try:
+        return drift.measure(store, log, repository, model, section, now=now, quality_fell=worse, coverage_moved=uneven)
+    except NotFound:
+        return None
+
+
+def _told(report: DriftReport | None) -> dict[str, Any]:
+    """What a person wants to know of it."""
+    if report is None:
+        return {}
+    return {
+        "version": report.version,
+        "confirmed": report.confirmed,
+        "outlook": report.outlook,
+        "worst": report.worst,
+        "columns": list(report.persistent),
+        "triage": msgspec.to_builtins(report.triage),
+        "run_length": report.run_length,
+    }
 
 
 def _figures(report: QualityReport) -> dict[str, Any]:

@@ -39,11 +39,14 @@ inputs = "body"
 ladder = [50, 100]
 units = [40]
 seconds = [1]
-guard = [{ metric = "errors", tolerance = 0.2 }]
+guard = [{ metric = "errors", tolerance = 0.2 }, { metric = "quality", tolerance = 0.1, tau = 0.1 }]
 maturity = 0.2
 
+[models.line.drift]
+window = 100
+
 [models.line.retrain]
-on = ["labels:300"]
+on = ["drift"]
 watch = 1
 cooldown = 600
 least = 200
@@ -52,13 +55,16 @@ forget = 0.2
 """
 
 MODEL = """
+import os
+
 import numpy as np
 
 
 def rows():
+    yes, no = ("no", "yes") if os.environ.get("WRONG") else ("yes", "no")
     generator = np.random.default_rng(1)
     for a, b in generator.normal(size=(400, 2)):
-        yield {"a": float(a), "b": float(0.3 * b), "y": "yes" if a > 0 else "no"}
+        yield {"a": float(a), "b": float(0.3 * b), "y": yes if a > 0 else no}
 
 
 def train(ctx):
@@ -117,9 +123,11 @@ class Users:
         self.thread.join(60)
 
 
-def rung(*args, cwd):
+def rung(*args, cwd, **environment):
     command = [sys.executable, "-m", "rung", *map(str, args)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, env=os.environ)
+    done = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=120, env={**os.environ, **environment}
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -176,18 +184,15 @@ class Story:
 
     def play(self):
         """Answers that came after the promotion."""
-        try:
-            until(self.promoted, self.patience, self.state)
-            before = len(self.users.seen)
-            until(lambda: len(self.users.seen) > before + 200, 60, self.state)
-        finally:
-            self.users.end()
+        until(self.promoted, self.patience, self.state)
+        before = len(self.users.seen)
+        until(lambda: len(self.users.seen) > before + 200, 60, self.state)
         return self.users.seen[before:]
 
     def check(self, after):
         """One retraining, one version, one rollout; and it helped."""
         (one,) = self.asked("retrains", "line")
-        assert one["request"]["cause"] == "labels"
+        assert one["request"]["cause"] == "drift"
         assert list(one["decisions"]) == ["extract", "validate", "train", "gate", "release"]
         assert {decision["outcome"] for decision in one["decisions"].values()} == {"pass"}
         moves = [(link["move"]["by"], link["move"]["kind"]) for link in self.ledger()]
@@ -199,9 +204,20 @@ class Story:
         assert sum(old) / len(old) < 0.8 < 0.9 < sum(new) / len(new)
 
 
-def test_labels_come_in_and_a_better_version_gets_to_everybody(project):
+def test_drift_is_noticed_and_a_better_version_gets_to_everybody_and_a_bad_one_back(project):
     story = Story(project, 240)
-    story.check(story.play())
+    try:
+        story.check(story.play())
+        # Somebody who means well releases what was learned from the wrong labels, past the gate.
+        rung("train", cwd=story.folder, WRONG="1")
+        rung("release", "line", 3, "--stages", "25,100", cwd=story.folder)
+        until(lambda: story.ledger()[-1]["move"]["kind"] == "rollback", 120, story.state)
+    finally:
+        story.users.end()
+    back = story.ledger()[-1]
+    assert (back["move"]["by"], back["move"]["rule"]) == ("controller", "quality")
+    assert back["arms"][0]["version"] == 2
+    assert len(back["latched"]) == 1
     # The decision lies in the ledger, beside the move that rests on it.
     evidence = story.ledger()[1]["move"]["evidence"]
     assert evidence["retraining"] == 1
@@ -249,6 +265,7 @@ def test_killed_anywhere_it_still_ends_right(project, kills, seed):
         after = story.play()
     finally:
         killer.end()
+        story.users.end()
         print(killer.killed)
     story.check(after)
     # With one replica, and that killed, callers find nobody; no caller is told of a fault in the server.

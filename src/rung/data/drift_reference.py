@@ -91,7 +91,8 @@ def reference_of(
     if digest:
         try:
             version = datasets.load(store, manifest.name, digest)
-            rows = divide(datasets.frame(store, version), datasets.divided(section, version))["train"]
+            section = datasets.divided(section, version)
+            rows = divide(datasets.frame(store, version), section)["train"]
             if rows.height:
                 return of_rows(rows, section, f"the rows that version {manifest.version} learned from")
             reason = "no row of its data is one to learn from"

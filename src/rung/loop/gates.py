@@ -30,7 +30,7 @@ from rung.training.scorecard import LEAST
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Rows", "judge", "losses"]
+__all__ = ["RULE", "Rows", "judge", "losses"]
 
 RULE = "gate 1"
 """Name and version of the rules: they are written down with each decision."""

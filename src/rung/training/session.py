@@ -131,13 +131,15 @@ def prepare(
     model = load_project(project).models[spec.model]
     section = model.dataset
     version, whole = _read(order, section, tell)
+    # A column that only divides this version is none of the data.
+    shown = whole.drop(version.split) if version.split != section.split and version.split else whole
     section = datasets.divided(section, version)
     parts, of = _divide(whole, section, spec.smoke)
     baseline = msgspec.json.decode(order.baseline, type=Profile) if order.baseline else None
     made = b""
     if order.rank == 0:
-        profile = make(whole, label=section.label, time=section.time, key=section.key)
-        for finding in validation.gate(validation.check(whole, baseline, section, profile=profile)):
+        profile = make(shown, label=section.label, time=section.time, key=section.key)
+        for finding in validation.gate(validation.check(shown, baseline, section, profile=profile)):
             tell(Said(finding))
         made = msgspec.json.encode(profile)
     feed = Feed(version, parts, section, labels=model.labels)

@@ -235,7 +235,7 @@ def _worst(windows: Sequence[Window]) -> str:
     single = [one for one in (windows[-1].columns if windows else ()) if one.kind != "joint"]
     if not single:
         return ""
-    return max(single, key=lambda one: (one.strength, one.effect / one.margin if one.margin else 0.0)).column
+    return max(single, key=lambda one: (one.strength, one.size)).column
 
 
 def _small(reference: Reference, windows: Sequence[Window]) -> list[str]:

@@ -47,7 +47,7 @@ def draw(found: Examined) -> dict[str, bytes]:
 
 def ranked(window: Window) -> list[ColumnDrift]:
     """The columns of a window, those that surely moved furthest first."""
-    return sorted(window.columns, key=lambda one: (-one.strength, one.p, one.column))
+    return sorted(window.columns, key=lambda one: (-one.strength, -one.size, one.column))
 
 
 def title(one: ColumnDrift) -> str:
@@ -61,12 +61,10 @@ def _effects(window: Window) -> bytes:
     canvas, axes = _canvas(1, 1, 8.6, 1.1 + 0.27 * len(shown))
     axis = axes[0]
     for place, one in enumerate(shown):
-        zero = 0.5 if one.kind == "joint" else 0.0
-        effect = (one.effect - zero) / (one.margin - zero)
         colour = {"drifted": _RED, "quiet": _BLUE}.get(one.verdict, _GREY)
-        axis.plot([one.strength, max(effect, one.strength)], [place, place], color=colour, linewidth=2)
+        axis.plot([one.strength, max(one.size, one.strength)], [place, place], color=colour, linewidth=2)
         axis.plot([one.strength], [place], color=colour, marker="|", markersize=9, markeredgewidth=2)
-        axis.plot([max(effect, one.strength)], [place], color=colour, marker="o", markersize=4.5)
+        axis.plot([max(one.size, one.strength)], [place], color=colour, marker="o", markersize=4.5)
     axis.axvline(1, color=_INK, linewidth=0.9, linestyle="--")
     names = {"drifted": _RED, "quiet": _BLUE, "underpowered": _GREY}
     for name, colour in names.items():
@@ -87,7 +85,9 @@ def _over_windows(windows: Sequence[Window]) -> bytes:
     for window in windows:
         for one in window.columns:
             best[title(one)] = max(best.get(title(one), 0.0), one.strength)
-    names = sorted(best, key=lambda name: -best[name])[:_SHOWN]
+    # Of those that never moved one is as good as another.
+    names = sorted((name for name in best if best[name] > 0), key=lambda name: -best[name])[:_SHOWN]
+    names = names or list(best)[:1]
     canvas, axes = _canvas(1, 1, 8.6, 2.9)
     axis = axes[0]
     for name, colour in zip(names, _COLOURS, strict=False):
@@ -136,6 +136,8 @@ def _histograms(axis: "Axes", before: Column, now: "pl.Series") -> None:
     ends = [np.quantile(one, (0.005, 0.995)) for one in (before.values, values) if one.size]
     low, high = min(end[0] for end in ends), max(end[1] for end in ends)
     edges = np.linspace(low, high if high > low else low + 1, _CELLS + 1)
+    if high - low <= _CELLS and (before.values == np.rint(before.values)).all():
+        edges = np.arange(np.floor(low) - 0.5, np.ceil(high) + 1)
     for one, colour, name in ((before.values, _GREY, "before"), (values, _BLUE, "now")):
         share = np.histogram(one.clip(edges[0], edges[-1]), edges)[0] / max(1, one.size)
         axis.stairs(share, edges, fill=True, color=colour, alpha=0.35)

@@ -37,8 +37,16 @@ class ColumnDrift(msgspec.Struct, frozen=True):
     @property
     def strength(self) -> float:
         """The lower bound in margins: above 1 the effect matters. Columns of all kinds are ranked by it."""
+        return self._in_margins(self.low)
+
+    @property
+    def size(self) -> float:
+        """The effect in margins, as it was measured."""
+        return self._in_margins(self.effect)
+
+    def _in_margins(self, effect: float) -> float:
         zero = 0.5 if self.kind == "joint" else 0.0
-        return (self.low - zero) / (self.margin - zero) if self.margin > zero else 0.0
+        return (effect - zero) / (self.margin - zero) if self.margin > zero else 0.0
 
 
 class Window(msgspec.Struct, frozen=True):

@@ -14,11 +14,12 @@ import numpy as np
 from rung.catalog import models, releases
 from rung.data import validation
 from rung.data.drift_features import features_of, rows_of
-from rung.data.drift_reference import Reference, column_of, reference_of
+from rung.data.drift_reference import Reference, column_of, of_rows, reference_of
 from rung.data.drift_windows import TIME, UNIT, compare, compare_column, divide
 from rung.data.feedback import labelled
 from rung.data.predictions import scan
 from rung.domain.drift import ColumnDrift, DriftReport, Known, Outlook, Window, triage
+from rung.domain.errors import NotFound
 from rung.domain.models import Manifest
 from rung.ports import BlobStore
 from rung.settings.project import DataSection, DriftSection, ModelSettings
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Examined", "examine", "measure"]
 
+_COLUMNS = ("version", "unit", "error", "blame", "body", "media")
 _FAULTS = ("missing column", "wrong type", "nulls", "unit change")
 """Findings of the checks of data that are the sender's mistake. Others that are red there may be the world."""
 _HISTORY = 10
@@ -92,14 +94,19 @@ def examine(
     Raises:
         NotFound: there is no such model, or nothing is known of what it was trained on.
     """
-    manifest = models.show(repository, model, version or _serving(repository, model))
     section, rule = settings.dataset, settings.drift
-    reference = reference_of(store, repository, manifest, section, against)
+    manifest = _manifest(repository, model, version, needed=against is None)
+    if against is not None:
+        reference = of_rows(against, section, "the rows named")
+    else:
+        assert manifest is not None
+        reference = reference_of(store, repository, manifest, section)
     logged = _logged(store, log, model, rule, now)
     rows, notes = _asked(logged, _names(manifest, reference), reference)
     frames = [_features(one, reference) for one in divide(rows, rule)]
     inputs = tuple(compare(one, reference.columns, reference.table, rule) for one in frames)
-    answers, more = _answers(store, log, manifest, rule, now)
+    number = manifest.version if manifest is not None else int(logged["version"][-1]) if logged.height else 0
+    answers, more = _answers(store, log, (model, number), rule, now)
     labels, said = _labels(store, log, model, reference, rule, now)
     notes = [*reference.notes, *notes, *more, *said, *_small(reference, inputs)]
     need, of = rule.persistence
@@ -111,7 +118,7 @@ def examine(
     known = Known(faults, moved, quality_fell, any(by_labels) if by_labels else None, lasting)
     report = DriftReport(
         model=model,
-        version=manifest.version,
+        version=number,
         at=now,
         reference=reference.about,
         reference_rows=reference.rows,
@@ -136,18 +143,25 @@ def examine(
 # --- what was asked -----------------------------------------------------------------------------------
 
 
-def _serving(repository: BlobStore, model: str) -> int | None:
+def _manifest(repository: BlobStore, model: str, version: int | None, *, needed: bool) -> Manifest | None:
+    """Of the version named, or the one that most users are answered by; None for a model that is only in the log."""
     release = releases.current(repository, model)
-    return release.main.version if release else None
+    try:
+        return models.show(repository, model, version or (release.main.version if release else None))
+    except NotFound:
+        if needed or version:
+            raise
+        return None
 
 
-def _names(manifest: Manifest, reference: Reference) -> tuple[str, ...]:
+def _names(manifest: Manifest | None, reference: Reference) -> tuple[str, ...]:
     """Of the columns of a row that came as a list."""
-    steps, inputs = manifest.transforms.input, manifest.signature.inputs
-    if steps and steps[0].name == "tabular.columns":
-        return tuple(column["name"] for column in steps[0].params["columns"])
-    if len(inputs) == 1 and inputs[0].columns:
-        return tuple(inputs[0].columns)
+    if manifest is not None:
+        steps, inputs = manifest.transforms.input, manifest.signature.inputs
+        if steps and steps[0].name == "tabular.columns":
+            return tuple(column["name"] for column in steps[0].params["columns"])
+        if len(inputs) == 1 and inputs[0].columns:
+            return tuple(inputs[0].columns)
     return tuple(reference.profile.columns) if reference.profile else tuple(reference.columns)
 
 
@@ -164,7 +178,7 @@ def _logged(store: BlobStore, log: Path | None, model: str, rule: DriftSection, 
         counted = rows["rows"].reverse().cum_sum()
         behind = int((counted < windows * rule.window).sum())
         since = float(rows["time"][max(0, rows.height - 1 - behind)]) if rows.height else now
-    return scan(store, log, model, since=since, until=now, columns=["unit", "error", "blame", "body", "media"])
+    return scan(store, log, model, since=since, until=now, columns=_COLUMNS)
 
 
 def _asked(logged: "pl.DataFrame", names: Sequence[str], reference: Reference) -> "tuple[pl.DataFrame, list[str]]":
@@ -266,20 +280,21 @@ def _faults(rows: "pl.DataFrame", reference: Reference, rule: DriftSection) -> t
 
 
 def _answers(
-    store: BlobStore, log: Path | None, manifest: Manifest, rule: DriftSection, now: float
+    store: BlobStore, log: Path | None, answering: tuple[str, int], rule: DriftSection, now: float
 ) -> tuple[tuple[Window, ...], list[str]]:
     """Windows of a version's answers, against the first that it gave."""
     import polars as pl
 
+    model, version = answering
     columns = ["version", "unit", "error", "output_summary", "predicted"]
-    logged = scan(store, log, manifest.name, until=now, columns=columns)
-    logged = logged.filter(pl.col("error") == "", pl.col("version") == manifest.version)
+    logged = scan(store, log, model, until=now, columns=columns)
+    logged = logged.filter(pl.col("error") == "", pl.col("version") == version)
     frame = _summaries(logged)
     windows = divide(frame, rule)
     first = frame.height - sum(one.height for one in windows)
     if not windows or first < rule.window:
         text = (
-            f"version {manifest.version} has given {frame.height:,} answers: they are compared with its first ones "
+            f"version {version} has given {frame.height:,} answers: they are compared with its first ones "
             f"once there are {(rule.persistence[1] + 1) * rule.window:,}"
         )
         return (), [text]

@@ -76,16 +76,12 @@ class Reference(msgspec.Struct):
     notes: tuple[str, ...] = ()
 
 
-def reference_of(
-    store: BlobStore, repository: BlobStore, manifest: Manifest, section: DataSection, against: "pl.DataFrame | None"
-) -> Reference:
-    """The rows given, else those that the version learned from, else its profile.
+def reference_of(store: BlobStore, repository: BlobStore, manifest: Manifest, section: DataSection) -> Reference:
+    """The rows that the version learned from, else its profile.
 
     Raises:
         NotFound: nothing is known of what it was trained on.
     """
-    if against is not None:
-        return of_rows(against, section, "the rows named")
     digest = manifest.lineage.data.get(manifest.name) or next(iter(manifest.lineage.data.values()), "")
     reason = "its lineage names no data"
     if digest:

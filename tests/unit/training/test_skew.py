@@ -1,0 +1,126 @@
+import numpy as np
+import orjson
+import pytest
+
+from rung.catalog import models
+from rung.domain.identity import Keyring
+from rung.domain.packing import pack
+from rung.domain.records import PredictionRecord
+from rung.store.blobs import DiskStore
+from rung.store.segment_writer import SegmentWriter
+from rung.testing import models_tasks
+from rung.training.skew import replay
+
+NOON = 1_700_049_600.0
+
+
+class Place:
+    def __init__(self, folder):
+        self.repository, self.store = DiskStore(folder / "repository"), DiskStore(folder / "data")
+        self.log, self.folder, self.records = folder / "log", folder, []
+        path = models_tasks._save(
+            folder / "line.onnx",
+            "line (float[N, 2] x) => (float[N, 1] y) { y = MatMul(x, weight) }",
+            {"weight": np.array([[2.0], [1.0]], np.float32)},
+        )
+        models.register(self.repository, path, name="m")
+
+    def answered(self, x, y, *, version=1, tensors=True, body=None, media="application/json", **fields):
+        number = len(self.records)
+        said = np.array(y, np.float32).reshape(-1, 1)
+        record = PredictionRecord(
+            Keyring(bytes(32), number).mint("m", version, "", 1)(NOON + number),
+            NOON + number,
+            "m",
+            version,
+            rows=len(said),
+            body=orjson.dumps(x) if body is None else body,
+            media=media,
+            output_summary={"y": (float(said.mean()), float(said.min()), float(said.max()))},
+            outputs=pack({"y": said}) if tensors else None,
+            **fields,
+        )
+        self.records.append(record)
+
+    def replay(self, **options):
+        writer = SegmentWriter(self.log, replica="r0")
+        writer.open()
+        for record in self.records:
+            assert writer.append(record)
+        writer.commit([]).result(30)
+        writer.close()
+        return replay(self.store, self.log, self.repository, "m", now=NOON + 1_000, **options)
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Place(tmp_path)
+
+
+@pytest.mark.parametrize("tensors", [True, False])
+def test_what_answers_as_it_did_has_no_skew(place, tensors):
+    for number in range(20):
+        place.answered([[number, 1.0]], [2 * number + 1], tensors=tensors)
+    found = place.replay()
+    assert (found.requests, found.compared, found.mismatched, found.worst) == (20, 20, 0, None)
+    assert found.exact == 20 * tensors
+    assert found.share.low == 0
+    assert found.share.high == pytest.approx(0.168, abs=0.001)
+
+
+def test_a_value_that_differs_is_counted_and_named(place):
+    for number in range(10):
+        place.answered([[number, 1.0], [0.0, 0.0]], [2 * number + 1, 0.5 if number < 3 else 0.0])
+    found = place.replay()
+    assert found.mismatched == 3
+    assert found.outputs == {"y": 3}
+    assert (found.worst.output, found.worst.logged, found.worst.replayed) == ("y[1, 0]", 0.5, 0.0)
+    assert found.worst.version == 1
+    assert found.share.low > 0.05
+
+
+def test_a_summary_that_differs_names_its_figure(place):
+    place.answered([[1.0, 1.0], [5.0, 0.0]], [3, 20], tensors=False)
+    found = place.replay()
+    assert found.mismatched == 1
+    assert found.worst.output == "y greatest"
+
+
+def test_a_difference_within_the_tolerance_is_none(place):
+    place.answered([[1.0, 1.0]], [3.0001])
+    assert place.replay().mismatched == 0
+    assert place.replay(rtol=0.0, atol=1e-6).mismatched == 1
+
+
+def test_the_newest_requests_are_looked_at(place):
+    for number in range(12):
+        place.answered([[1.0, 1.0]], [3 if number >= 2 else 99])
+    found = place.replay(count=10)
+    assert (found.requests, found.mismatched) == (10, 0)
+
+
+def test_what_cannot_be_compared_is_counted_with_its_reason(place):
+    place.answered([[1.0, 1.0]], [3])
+    place.answered([[1.0, 1.0]], [3], version=7)
+    place.answered(None, [3], body=b"")
+    found = place.replay()
+    assert (found.requests, found.compared) == (3, 1)
+    assert any("version 7" in reason for reason in found.skipped)
+    assert any('inputs = "body"' in reason for reason in found.skipped)
+
+
+def test_what_was_answered_and_is_refused_now_differs(place):
+    place.answered([[1.0]], [3])
+    found = place.replay()
+    assert found.mismatched == 1
+    assert found.worst.output.startswith("refused")
+
+
+def test_tensors_are_replayed_as_they_are(place):
+    place.answered(None, [3], body=b"", inputs=pack({"x": np.array([[1.0, 1.0]], np.float32)}))
+    assert place.replay().mismatched == 0
+
+
+def test_an_empty_log_has_no_share(place):
+    found = place.replay()
+    assert (found.requests, found.share) == (0, None)

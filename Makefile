@@ -19,8 +19,8 @@ CLIENTS := -c tests/clients/pytest.ini --confcutdir tests/clients tests/clients
 help:  ## Say what can be made
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-demo: .venv/train.done  ## Train a segmentation model on images, register it, serve it, measure it
-	$(BIN)/python examples/nuclei/demo.py $(DEMO_ARGS)
+demo: .venv/train.done  ## The whole loop on real images: train, serve, notice drift, train anew, release, take back
+	$(BIN)/python examples/nuclei/story.py $(DEMO_ARGS)
 
 test: .venv/dev.done .venv/frameworks.done  ## Every test but the long ones
 	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 12 --durations-min 5 $(TEST_ARGS)

@@ -125,9 +125,7 @@ class Users:
 
 def rung(*args, cwd, **environment):
     command = [sys.executable, "-m", "rung", *map(str, args)]
-    done = subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=120, env={**os.environ, **environment}
-    )
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, env=os.environ | environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -15,14 +15,15 @@ from rung.data.drift_report import HEAD, cells, words, write
 from rung.data.quality import How, measure
 from rung.data.quality_catalog import with_catalog
 from rung.data.quality_watch import moment
-from rung.domain.drift import DriftReport
+from rung.domain.drift import DriftReport, Window
 from rung.domain.errors import InvalidData
 from rung.domain.quality import QualityReport
 from rung.settings.file import project_here
 from rung.settings.project import ModelSettings
 from rung.store.blobs import open_store
+from rung.training.skew import Skew, replay
 
-__all__ = ["Wanted", "run", "show"]
+__all__ = ["Wanted", "run", "show", "show_skew"]
 
 _WIDE = 200
 _SHOWN = 40
@@ -37,6 +38,7 @@ class Wanted(msgspec.Struct, frozen=True):
     against: str
     report: Path | None
     fail: bool
+    replay: int
 
 
 def run(where: Places, model: str, wanted: Wanted, *, as_json: bool) -> int:
@@ -70,10 +72,15 @@ def run(where: Places, model: str, wanted: Wanted, *, as_json: bool) -> int:
         quality_fell=quality_fell,
         coverage_moved=coverage_moved,
     )
+    skew = None
+    if wanted.replay:
+        skew = replay(where.store(), where.log, repository, model, now=now, count=wanted.replay)
     if as_json:
-        print_json(found.report)
+        print_json({**msgspec.to_builtins(found.report), "skew": msgspec.to_builtins(skew)} if skew else found.report)
     else:
         show(found.report)
+        if skew is not None:
+            show_skew(skew)
     if wanted.report is not None or not as_json:
         page = write(wanted.report or Path(".rung/drift", f"{model}.html"), found)
         if not as_json:
@@ -111,7 +118,22 @@ def show(report: DriftReport) -> None:
         console.print(f"note: {escape(note)}")
 
 
-def _table(window: Any) -> Any:
+def show_skew(skew: Skew) -> None:
+    """Print what a replay found."""
+    if skew.share is None:
+        print(f"skew: none of {skew.requests:,} requests could be compared")
+    else:
+        how = "value by value" if skew.exact == skew.compared else f"{skew.exact:,} of them value by value"
+        share = f"{skew.share.estimate:.1%} [{skew.share.low:.1%}, {skew.share.high:.1%}]"
+        print(f"skew: {skew.mismatched:,} of {skew.compared:,} replayed requests answer otherwise: {share}, {how}")
+    if skew.worst is not None:
+        one = skew.worst
+        print(f"worst: {one.output} of {one.id} was {one.logged:.6g} and is {one.replayed:.6g} (version {one.version})")
+    for reason, count in skew.skipped.items():
+        print(f"note: {count:,} requests are left out: {reason}")
+
+
+def _table(window: Window) -> Any:
     from rich.markup import escape
     from rich.table import Table
 

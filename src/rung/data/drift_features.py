@@ -4,6 +4,8 @@ import base64
 import io
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from hashlib import blake2b
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +34,8 @@ _WORDS = 50_000
 _FREE = 0.2
 """Share of different values above which a column of texts is free text and no category."""
 _FEW = 60
+_KEPT = 10_000
+"""Pictures whose statistics are remembered."""
 
 
 def features_of(frame: "pl.DataFrame", known: Mapping[str, Collection[str]] | None = None) -> "pl.DataFrame":
@@ -167,11 +171,36 @@ def _table(name: str, figures: Sequence[str], rows: list["tuple[float | None, ..
     ]
 
 
+class _Seen:
+    """Statistics of pictures by their bytes: windows overlap from one measurement to the next."""
+
+    def __init__(self) -> None:
+        self._found: dict[bytes, tuple[float | None, ...] | None] = {}
+        self._lock = Lock()
+
+    def get(self, cell: bytes) -> "tuple[float | None, ...] | None":
+        key = blake2b(cell, digest_size=16).digest()
+        with self._lock:
+            if key in self._found:
+                return self._found[key]
+        made = _decoded(cell)
+        with self._lock:
+            while len(self._found) >= _KEPT:
+                del self._found[next(iter(self._found))]
+            self._found[key] = made
+        return made
+
+
+_seen = _Seen()
+
+
 def _picture(cell: bytes | None) -> "tuple[float | None, ...] | None":
+    return _seen.get(cell) if cell else None
+
+
+def _decoded(cell: bytes) -> "tuple[float | None, ...] | None":
     from PIL import Image
 
-    if not cell:
-        return None
     try:
         with Image.open(io.BytesIO(cell)) as image:
             # Files that are compressed in blocks are read smaller at once.

@@ -44,6 +44,10 @@ _OUTER = 1
 """Quantiles of a profile at either end that are cut off: between them and the extremes nothing is known."""
 
 
+_kept: "dict[tuple[str, str, bytes], Reference]" = {}
+"""The last reference that was made: a watcher measures against the same one again and again."""
+
+
 class Column(msgspec.Struct):
     """One column of a reference."""
 

@@ -27,6 +27,9 @@ def drift(
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where to write the page.  [.rung/drift/MODEL.html]")
     ] = None,
+    replay: Annotated[
+        int, typer.Option(min=0, help="Latest requests that are answered again and compared; 0: none.")
+    ] = 0,
     fail: Annotated[bool, typer.Option("--fail", help="Exit with 1 where drift is confirmed.")] = False,
     log: Log = "",
     data: Data = "",
@@ -37,7 +40,7 @@ def drift(
     from rung.cli.drift import Wanted, run
     from rung.cli.places import places
 
-    wanted = Wanted(window, seconds, version, against, report, fail)
+    wanted = Wanted(window, seconds, version, against, report, fail, replay)
     code = run(places(log, data, repository), model, wanted, as_json=as_json)
     if code:
         raise typer.Exit(code)

@@ -22,7 +22,10 @@ FILE = "rung.toml"
 _CONTROL_KEY = "RUNG_CONTROL_KEY"
 _EXAMPLE = '[project]\nname = "{name}"\n\n[models.{name}]   # optional: one section a model'
 _Path = tuple[str, ...]
-_SECRET = frozenset({("control", "keys")})
+_ALERT_SECRET = "RUNG_ALERT_SECRET"  # noqa: S105 - a variable's name
+_SECRET = frozenset(
+    {("control", "keys"), ("alerts", "webhook"), ("alerts", "webhook_secret"), ("alerts", "slack"), ("alerts", "smtp")}
+)
 _KEY = re.compile(r"[!-~]{16,}", re.ASCII)
 """What a header can carry, and nobody guesses."""
 
@@ -38,7 +41,8 @@ def load_project(
     """The settings of the project in `folder`: its file, then the environment, then flags that are not None.
 
     `flags` has a table for each section. The environment is RUNG_PROJECT_<NAME>, RUNG_<NAME> for `[serve]`,
-    RUNG_DOOR_<NAME>, RUNG_CONTROL_<NAME>, RUNG_WORKERS_<NAME>, and RUNG_CONTROL_KEY for one key more.
+    RUNG_DOOR_<NAME>, RUNG_CONTROL_<NAME>, RUNG_WORKERS_<NAME>, RUNG_CONTROL_KEY for one key more, and
+    RUNG_ALERT_SECRET.
 
     Raises:
         ConfigurationError: there is no such file, or something in it or beside it is wrong.
@@ -55,6 +59,9 @@ def load_project(
             f"a key of the control API ([control] keys, or {_CONTROL_KEY}) must be at least 16 printable ASCII "
             "characters without spaces"
         )
+    alerts = settings.alerts
+    if secret := environ.get(_ALERT_SECRET):
+        alerts = msgspec.structs.replace(alerts, webhook_secret=secret)
     if not settings.project.name:
         named = msgspec.structs.replace(settings.project, name=folder.resolve().name)
         settings = msgspec.structs.replace(settings, project=named)
@@ -64,6 +71,7 @@ def load_project(
         serve=msgspec.structs.replace(serve, door=door),
         control=control,
         workers=overlay(WorkerSettings, settings.workers, given.get("workers", {}), environ, "RUNG_WORKERS_"),
+        alerts=alerts,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from rung.domain.studies import Choices, Pruner, Range, Sampler
+from rung.settings.alerts import AlertsSection
 from rung.settings.cache import parse_size
 from rung.settings.replica import ServeSettings
 
@@ -333,6 +334,7 @@ class ProjectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     serve: ServeSettings = ServeSettings()
     control: ControlSettings = ControlSettings()
     workers: WorkerSettings = WorkerSettings()
+    alerts: AlertsSection = AlertsSection()
     models: dict[str, ModelSettings] = {}
 
     @property

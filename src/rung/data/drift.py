@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Examined", "examine", "measure"]
 
+_ANSWERS = ("rows", "version", "unit", "error", "output_summary", "predicted")
 _COLUMNS = ("version", "unit", "error", "blame", "body", "media")
 _FAULTS = ("missing column", "wrong type", "nulls", "unit change")
 """Findings of the checks of data that are the sender's mistake. Others that are red there may be the world."""
@@ -101,12 +102,15 @@ def examine(
     else:
         assert manifest is not None
         reference = reference_of(store, repository, manifest, section)
-    logged = _logged(store, log, model, rule, now)
+    # Bodies are large: how far back to go is told without them.
+    answered = scan(store, log, model, until=now, columns=_ANSWERS)
+    since = _since(answered, rule, now)
+    logged = scan(store, log, model, since=since, until=now, columns=_COLUMNS)
     rows, notes = _asked(logged, _names(manifest, reference), reference)
     frames = [_features(one, reference) for one in divide(rows, rule)]
     inputs = tuple(compare(one, reference.columns, reference.table, rule) for one in frames)
     number = manifest.version if manifest is not None else int(logged["version"][-1]) if logged.height else 0
-    answers, more = _answers(store, log, (model, number), rule, now)
+    answers, more = _answers(answered, number, rule)
     labels, said = _labels(store, log, model, reference, rule, now)
     notes = [*reference.notes, *notes, *more, *said, *_small(reference, inputs)]
     need, of = rule.persistence
@@ -165,20 +169,16 @@ def _names(manifest: Manifest | None, reference: Reference) -> tuple[str, ...]:
     return tuple(reference.profile.columns) if reference.profile else tuple(reference.columns)
 
 
-def _logged(store: BlobStore, log: Path | None, model: str, rule: DriftSection, now: float) -> "pl.DataFrame":
-    """The latest requests, enough for all windows, oldest first."""
+def _since(answered: "pl.DataFrame", rule: DriftSection, now: float) -> float:
+    """When the first request of the windows was asked."""
     import polars as pl
 
     windows = rule.persistence[1]
     if rule.seconds:
-        since = now - windows * rule.seconds
-    else:
-        # Bodies are large: how far back to go is told without them.
-        rows = scan(store, log, model, until=now, columns=["rows", "error"]).filter(pl.col("error") == "")
-        counted = rows["rows"].reverse().cum_sum()
-        behind = int((counted < windows * rule.window).sum())
-        since = float(rows["time"][max(0, rows.height - 1 - behind)]) if rows.height else now
-    return scan(store, log, model, since=since, until=now, columns=_COLUMNS)
+        return now - windows * rule.seconds
+    rows = answered.filter(pl.col("error") == "")
+    behind = int((rows["rows"].reverse().cum_sum() < windows * rule.window).sum())
+    return float(rows["time"][max(0, rows.height - 1 - behind)]) if rows.height else now
 
 
 def _asked(logged: "pl.DataFrame", names: Sequence[str], reference: Reference) -> "tuple[pl.DataFrame, list[str]]":
@@ -279,16 +279,11 @@ def _faults(rows: "pl.DataFrame", reference: Reference, rule: DriftSection) -> t
     return tuple(one.text for one in findings if one.verdict == "fail" and one.fault in _FAULTS)
 
 
-def _answers(
-    store: BlobStore, log: Path | None, answering: tuple[str, int], rule: DriftSection, now: float
-) -> tuple[tuple[Window, ...], list[str]]:
+def _answers(answered: "pl.DataFrame", version: int, rule: DriftSection) -> tuple[tuple[Window, ...], list[str]]:
     """Windows of a version's answers, against the first that it gave."""
     import polars as pl
 
-    model, version = answering
-    columns = ["version", "unit", "error", "output_summary", "predicted"]
-    logged = scan(store, log, model, until=now, columns=columns)
-    logged = logged.filter(pl.col("error") == "", pl.col("version") == version)
+    logged = answered.filter(pl.col("error") == "", pl.col("version") == version)
     frame = _summaries(logged)
     windows = divide(frame, rule)
     first = frame.height - sum(one.height for one in windows)

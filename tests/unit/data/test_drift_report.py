@@ -11,13 +11,15 @@ from rung.data.drift_plots import draw, ranked
 from rung.data.drift_report import as_html, p_value, words, write
 from rung.settings.project import DriftSection
 
+from .conftest import Project
 from .test_drift import SETTINGS, Place, asked, table
 
 
-@pytest.fixture
-def found(project, tmp_path):
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
     rng = np.random.default_rng(1)
-    place = Place(project, tmp_path)
+    folder = tmp_path_factory.mktemp("drift")
+    place = Place(Project(folder), folder)
     place.train(table(2_000, rng))
     rows = table(200, rng, shift=0.9).with_columns(b=pl.when(pl.Series(rng.random(200) < 0.5)).then(pl.col("b")))
     place.ask(asked(table(100, rng)) + asked(rows))
@@ -40,7 +42,6 @@ def test_pictures_can_be_opened(found):
     for data in pictures.values():
         with Image.open(io.BytesIO(data)) as picture:
             assert min(picture.size) > 100
-    assert draw(found) == pictures
 
 
 def test_words_name_the_worst_column_and_the_run_length(found):
@@ -65,7 +66,6 @@ def test_names_of_columns_are_no_markup(found):
     evil = msgspec.structs.replace(window.columns[0], column="<b>$x^2")
     report = msgspec.structs.replace(found.report, inputs=(msgspec.structs.replace(window, columns=(evil,)),), worst="")
     assert "<b>$x" not in as_html(report, {})
-    assert draw(msgspec.structs.replace(found, report=msgspec.structs.replace(report, inputs=(window,))))
 
 
 def test_a_report_without_windows_has_no_picture(found):

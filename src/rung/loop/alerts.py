@@ -120,7 +120,10 @@ def _look(rule: AlertRule, observations: Sequence[Observation], after: dict[str,
         else:
             after[key] = _unseen(alert, now)
     for labels in holes:
-        of_rule = [one for one in after.values() if one.rule == rule.name and one.status != "resolved"]
+        # One that has just ended is told first; that it is still not measured is seen at the next look.
+        of_rule = [
+            one for one in after.values() if one.rule == rule.name and (one.status != "resolved" or one.resolved == now)
+        ]
         if not any(labels.items() <= one.labels.items() for one in of_rule):
             key = key_of(rule.name, labels)
             after[key] = replace(after.get(key, Alert(rule=rule.name, labels=labels)), status="quiet", missing=now)

@@ -58,7 +58,7 @@ class Column(msgspec.Struct):
     rows: float
     """Known values that it stands for."""
     nulls: float
-    """Share of the rows."""
+    """Further rows where it is missing."""
     ends: tuple[float, float] | None = None
     """Numbers beyond count as these, in the window too."""
 
@@ -142,7 +142,7 @@ def of_profile(profile: Profile, section: DataSection, version: int, note: str) 
         one = profile.columns.get(name)
         if one is None:
             continue
-        rows, nulls = float(profile.rows - one.nulls), one.nulls / max(1, profile.rows)
+        rows, nulls = float(profile.rows - one.nulls), float(one.nulls)
         counted = sum(count for _, count in one.top)
         if one.kind != "time" and one.top and (not one.quantiles or one.distinct <= _CODES) and counted >= 0.8 * rows:
             columns[name] = Column(None, {value: float(count) for value, count in one.top}, rows, nulls)
@@ -195,11 +195,11 @@ def column_of(column: "pl.Series") -> Column | None:
         return None
     if kind in ("number", "integer"):
         values, _ = numbers_of(column)
-        nulls = 1 - values.size / column.len()
+        nulls = float(column.len() - values.size)
         if np.unique(values).size > _CODES:
             return Column(values, {}, float(values.size), nulls)
     texts, _ = names_of(column)
-    return Column(None, counts_of(texts), float(texts.len()), 1 - texts.len() / column.len())
+    return Column(None, counts_of(texts), float(texts.len()), float(column.len() - texts.len()))
 
 
 def _label(rows: "pl.DataFrame", section: DataSection) -> Column | None:

@@ -65,7 +65,7 @@ def compare(
 def _tests(
     name: str, before: Column, now: "pl.Series", units: "NDArray[np.int64]", rule: DriftSection
 ) -> list[tuple[str, _Kind, float, Shift]]:
-    how: dict[str, Any] = {"margin": rule.margin, "alpha": rule.alpha, "count": before.rows}
+    how: dict[str, Any] = {"margin": rule.margin, "alpha": rule.alpha, "count": before.rows or None}
     kind: _Kind
     if before.values is not None:
         values, places = numbers_of(now)
@@ -78,11 +78,11 @@ def _tests(
         codes = np.unique(texts.to_numpy(), return_inverse=True)[1] if texts.len() else np.array([], int)
         rows = worth(codes.astype(float), units[places]) if texts.len() else 0.0
         shift, kind = categories(before.counts, counts_of(texts), rows=rows, **how), "category"
-    found: list[tuple[str, _Kind, float, Shift]] = [(name, kind, rows, shift)]
+    # A column that was always missing has nothing that could move; that it is there now is told below.
+    found: list[tuple[str, _Kind, float, Shift]] = [(name, kind, rows, shift)] if before.rows else []
     missing = now.len() - places.size
     if missing or before.nulls:
-        whole = before.rows / max(1e-9, 1 - before.nulls)
-        counts = {"known": whole * (1 - before.nulls), "missing": whole * before.nulls}
+        counts = {"known": before.rows, "missing": before.nulls}
         here = {"known": float(places.size), "missing": float(missing)}
         flags = np.ones(now.len())
         flags[places] = 0.0
@@ -116,7 +116,7 @@ def _joint(
 
     now = matrix(frame)
     rows = min(worth(column, units) for column in now.T)
-    shift = together(matrix(table), now, margin=rule.margin, alpha=rule.alpha, rows=rows)
+    shift = together(matrix(table), now, margin=rule.margin, alpha=rule.alpha, rows=rows, units=units)
     return [(ALL, "joint", rows, shift)]
 
 

@@ -8,7 +8,7 @@ effect; 0.5 is none.
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
+_Some = TypeVar("_Some", bound=np.generic)
+
 __all__ = ["ROWS", "area_margin", "area_under_curve", "together"]
 
 ROWS = 2_000
@@ -26,12 +28,21 @@ ROWS = 2_000
 _COLUMNS = 24
 """Columns whose products are taken; of further ones the scores and squares."""
 _FOLDS = 5
-_LEAST = 50
+_LEAST = 200
+"""Rows of a window below which nothing is said: a classifier of many products sees too much in fewer."""
 _PENALTIES = (0.01, 0.1, 1.0, 10.0)
 _POWER = 0.8416
 
 
-def together(before: "Array", now: "Array", *, margin: float, alpha: float = 0.05, rows: float = 0.0) -> Shift:
+def together(
+    before: "Array",
+    now: "Array",
+    *,
+    margin: float,
+    alpha: float = 0.05,
+    rows: float = 0.0,
+    units: "NDArray[np.int64] | None" = None,
+) -> Shift:
     """Compare rows of several numbers.
 
     Args:
@@ -40,19 +51,22 @@ def together(before: "Array", now: "Array", *, margin: float, alpha: float = 0.0
         margin: standard deviations that do not matter.
         alpha: 1 less the confidence of the bound.
         rows: independent rows that `now` is worth; 0: m.
+        units: code of the unit of each row of `now`: rows of one that are alike must not be learned from and tested.
     """
     limit = area_margin(margin)
     share = (rows or len(now)) / max(1, len(now))
-    before, now = _some(before), _some(now)
+    units = np.arange(len(now)) if units is None else units
+    before, now, units = _some(before), _some(now), _some(units)
     n, m = float(len(before)), len(now) * min(1.0, share)
-    if m < _LEAST or n < _LEAST:
+    # A fold without a unit of the window could test nothing.
+    if m < _LEAST or n < _LEAST or np.unique(units).size < _LEAST // _FOLDS:
         return Shift("classifier", 1.0, 0.5, 0.5, 1.0, limit, zero=0.5)
     from scipy.stats import norm
 
     # Under no change: Mann and Whitney's variance, twice. Each pair of folds counts in both directions, by the same
     # chance: the mean over folds spreads up to sqrt(2) times as far as independent rows would.
     error = math.sqrt((n + m + 1) / (6 * n * m))
-    area = _area(before, now)
+    area = _area(before, now, units)
     p = float(norm.sf((area - 0.5) / error))
     chance = float(norm.isf(alpha)) * math.sqrt(2 * _variance(area, n, m))
     detectable = limit + (float(norm.isf(alpha)) + _POWER) * error
@@ -79,16 +93,20 @@ def _variance(area: float, n: float, m: float) -> float:
     return max(found, 1 / (12 * n * m))
 
 
-def _some(rows: "Array") -> "Array":
+def _some(rows: "NDArray[_Some]") -> "NDArray[_Some]":
     """At most `ROWS` of them, the same ones each time, in an order of chance: neighbours may be alike."""
     return rows[np.random.default_rng(6).permutation(len(rows))[:ROWS]]
 
 
-def _area(before: "Array", now: "Array") -> float:
+def _area(before: "Array", now: "Array", units: "NDArray[np.int64]") -> float:
     """Mean area over folds, each by a classifier that has not seen it, nor have its scores."""
     areas, weights = [], []
+    # Units by chance, for their numbers may follow an order.
+    turn = np.random.default_rng(6).permutation(int(units.max()) + 1)[units]
     for fold in range(_FOLDS):
-        held = [np.arange(len(one)) % _FOLDS == fold for one in (before, now)]
+        held = [np.arange(len(before)) % _FOLDS == fold, turn % _FOLDS == fold]
+        if not held[1].any() or held[1].all():
+            continue
         scores = _scores(before[~held[0]])
         fitted = [_products(scores(part)) for part in (before[~held[0]], now[~held[1]])]
         tested = [_products(scores(part)) for part in (before[held[0]], now[held[1]])]

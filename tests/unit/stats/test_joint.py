@@ -53,7 +53,7 @@ def test_few_rows_cannot_tell():
 def test_rows_that_are_worth_less_show_less():
     rng = np.random.default_rng(5)
     before, now = rows(rng, 1_000), rows(rng, 400) + 0.3
-    assert together(before, now, margin=MARGIN, rows=60).p > together(before, now, margin=MARGIN).p
+    assert together(before, now, margin=MARGIN, rows=220).p > together(before, now, margin=MARGIN).p
 
 
 def test_equal_rows_give_equal_answers():
@@ -74,3 +74,16 @@ def test_the_area_of_normal_distributions_is_the_margin():
     area = area_under_curve(rng.normal(size=200_000), rng.normal(0.25, 1, 200_000))
     assert area_margin(0.25) == pytest.approx(area, abs=0.003)
     assert area_under_curve(np.array([1.0, 1.0]), np.array([1.0])) == 0.5
+
+
+def test_rows_of_a_unit_that_are_the_same_are_not_learned_by_heart():
+    """Forty users who ask the same again and again: between learned and tested rows none is shared."""
+    rng = np.random.default_rng(9)
+    before, units = rows(rng, 1_000), np.repeat(np.arange(40), 10)
+    areas, naive = [], []
+    for _ in range(12):
+        now = np.repeat(rows(rng, 40), 10, axis=0)
+        areas.append(together(before, now, margin=MARGIN, units=units).effect)
+        naive.append(together(before, now, margin=MARGIN).effect)
+    assert np.mean(areas) < np.mean(naive) - 0.05
+    assert np.mean(areas) == pytest.approx(0.5, abs=0.05)

@@ -153,12 +153,22 @@ def _bars(axis: "Axes", before: Column, now: "pl.Series") -> None:
     whole, here = max(1.0, sum(before.counts.values())), max(1, texts.len())
     both = {name: before.counts.get(name, 0) / whole + counts.get(name, 0) / here for name in (*before.counts, *counts)}
     names = sorted(both, key=lambda name: -both[name])[:_BARS]
+    # Numbers stand in their own order, words in that of their counts.
+    if all(_number(name) is not None for name in names):
+        names.sort(key=lambda name: _number(name) or 0.0)
     places = np.arange(len(names))
     axis.barh(places - 0.2, [before.counts.get(name, 0) / whole for name in names], 0.38, color=_GREY, label="before")
     axis.barh(places + 0.2, [counts.get(name, 0) / here for name in names], 0.38, color=_BLUE, label="now")
     axis.set_yticks(places, [_plain(name, 18) for name in names])
     axis.invert_yaxis()
     axis.set_xlabel("share")
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _plain(text: str, most: int) -> str:

@@ -1,6 +1,8 @@
 """Whether the control plane works, and how the whole project is."""
 
-from fastapi import APIRouter, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
 
 from rung.api.answers import answer, described
 from rung.api.services import Needed
@@ -20,11 +22,14 @@ async def healthz() -> Response:
 
 
 @router.get("/readyz", responses=described(list[PartHealth], "Every part of the control loop works."))
-def readyz(services: Needed) -> Response:
+def readyz(
+    services: Needed,
+    all: Annotated[bool, Query(description="Say how every part is, also where one does not work.")] = False,
+) -> Response:
     """Whether every part of the control loop works; 503 with the reasons where one does not."""
     parts = services.parts()
     ill = [f"{part.name}: {part.error}" for part in parts if part.error]
-    if ill:
+    if ill and not all:
         raise NotReady("; ".join(ill))
     return answer(parts)
 

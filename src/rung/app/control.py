@@ -63,7 +63,7 @@ async def _serve(setup: Setup, jobs: JobStore, announce: Callable[[Ready], None]
         repository=repository,
         jobs=jobs,
         kinds=frozenset(SUBMITTED),
-        status=lambda: observe(Path(), settings.project.name, repository, jobs.counts),
+        status=lambda: observe(Path(), settings.project.name, repository, jobs.counts, lambda _url: loop.health()),
         parts=loop.health,
         experiment=lambda model: _experiment(settings, repository, model),
         retrainer=retrainer,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rung.cli.printing import print_json, print_table
-from rung.fleet.status import ModelStatus, ProjectStatus, RoleStatus, observe
+from rung.fleet.status import ModelStatus, ProjectStatus, RoleStatus, ask_parts, observe
 from rung.settings import ProjectSettings
 from rung.settings.file import load_project
 from rung.store.blobs import open_store
@@ -21,7 +21,7 @@ def ps(*, as_json: bool) -> None:
     """
     settings = load_project(Path())
     repository = open_store(settings.project.repository)
-    status = observe(Path(), settings.project.name, repository, lambda: _counts(settings))
+    status = observe(Path(), settings.project.name, repository, lambda: _counts(settings), ask_parts)
     if as_json:
         print_json(status)
     else:
@@ -47,6 +47,13 @@ def _print(status: ProjectStatus) -> None:
         print_table(head, [_role(role) for role in status.roles])
     else:
         print(f"{status.project} is not up")
+    if status.parts:
+        print()
+        rows = [
+            (part.name, "fails" if part.error else "ready", str(part.turns), str(part.failures))
+            for part in status.parts
+        ]
+        print_table(("PART", "STATE", "TURNS", "FAILED"), rows)
     if status.models:
         print()
         columns = ("MODEL", "VERSION", "ARM", "ROLE", "SHARE", "LOADED", "REQUESTS", "FAILED")

@@ -19,10 +19,11 @@ from rung.catalog import models as catalog
 from rung.catalog import releases
 from rung.domain.errors import RungError
 from rung.domain.releases import BUCKETS, Release
+from rung.fleet.loop import PartHealth
 from rung.fleet.state import RoleState, UpState, is_alive, read_state
 from rung.ports import BlobStore
 
-__all__ = ["ModelStatus", "ProjectStatus", "RoleStatus", "observe"]
+__all__ = ["ModelStatus", "ProjectStatus", "RoleStatus", "ask_parts", "observe"]
 
 _PATIENCE = 2.0
 """Seconds that a replica gets to answer."""
@@ -88,6 +89,8 @@ class ProjectStatus(msgspec.Struct, kw_only=True):
     control: str = ""
     roles: list[RoleStatus] = []
     models: list[ModelStatus] = []
+    parts: list[PartHealth] = []
+    """Of the control loop."""
     jobs: dict[str, dict[str, int]] = {}
     """Kind -> state -> number."""
     advice: list[str] = []
@@ -106,8 +109,17 @@ class _Replica(msgspec.Struct):
     advice: list[str] = []
 
 
-def observe(folder: Path, name: str, repository: BlobStore, counts: Counts) -> ProjectStatus:
-    """How the project in `folder` is now. Raises nothing: what cannot be read is a problem."""
+def observe(
+    folder: Path,
+    name: str,
+    repository: BlobStore,
+    counts: Counts,
+    parts: Callable[[str], list[PartHealth]] | None = None,
+) -> ProjectStatus:
+    """How the project in `folder` is now. Raises nothing: what cannot be read is a problem.
+
+    `parts(control)` says how the parts of the control loop are, whose API is at that URL; None: nobody is asked.
+    """
     state = read_state(folder)
     up = state is not None and is_alive(state.pid, state.started)
     status = ProjectStatus(project=name, up=up)
@@ -125,10 +137,33 @@ def observe(folder: Path, name: str, repository: BlobStore, counts: Counts) -> P
         status.jobs = {kind: dict(states) for kind, states in counts().items()}
     except (RungError, OSError) as error:
         status.problems.append(f"the jobs cannot be counted: {error}")
+    if status.control and parts is not None:
+        try:
+            status.parts = parts(status.control)
+        except (RungError, OSError) as error:
+            status.problems.append(f"the control plane does not say how it is: {error}")
+    status.problems += [f"{part.name}: {part.error}" for part in status.parts if part.error]
     dead = sum(states.get("dead", 0) for states in status.jobs.values())
     if dead:
         status.problems.append(f"{dead} job{'s are' if dead > 1 else ' is'} dead: `rung jobs list --state dead`")
     return status
+
+
+def ask_parts(control: str) -> list[PartHealth]:
+    """How the parts of the control loop are, by its API at this URL.
+
+    Raises:
+        OSError: it does not answer.
+    """
+    parts = urlsplit(control)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=_PATIENCE)
+    try:
+        connection.request("GET", "/readyz?all=true")
+        return msgspec.json.decode(connection.getresponse().read(), type=list[PartHealth])
+    except (http.client.HTTPException, msgspec.MsgspecError) as error:
+        raise OSError(str(error)) from None
+    finally:
+        connection.close()
 
 
 def _processes(status: ProjectStatus, state: UpState, *, up: bool) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rung.cli.printing import print_json, print_table
+from rung.fleet.loop import PartHealth
 from rung.fleet.status import ModelStatus, ProjectStatus, RoleStatus, ask_parts, observe
 from rung.settings import ProjectSettings
 from rung.settings.file import load_project
@@ -49,11 +50,7 @@ def _print(status: ProjectStatus) -> None:
         print(f"{status.project} is not up")
     if status.parts:
         print()
-        rows = [
-            (part.name, "fails" if part.error else "ready", str(part.turns), str(part.failures))
-            for part in status.parts
-        ]
-        print_table(("PART", "STATE", "TURNS", "FAILED"), rows)
+        print_table(("PART", "STATE", "TURNS", "FAILED"), [_part(part) for part in status.parts])
     if status.models:
         print()
         columns = ("MODEL", "VERSION", "ARM", "ROLE", "SHARE", "LOADED", "REQUESTS", "FAILED")
@@ -72,6 +69,10 @@ def _print(status: ProjectStatus) -> None:
         print(f"advice: {line}")
     for line in status.problems:
         print(f"problem: {line}")
+
+
+def _part(part: PartHealth) -> tuple[str, ...]:
+    return (part.name, "fails" if part.error else "ready", str(part.turns), str(part.failures))
 
 
 def _role(role: RoleStatus) -> tuple[str, ...]:

@@ -91,15 +91,9 @@ def _over_windows(windows: Sequence[Window]) -> bytes:
     canvas, axes = _canvas(1, 1, 8.6, 2.9)
     axis = axes[0]
     for name, colour in zip(names, _COLOURS, strict=False):
-        points = [
-            (place, one.strength)
-            for place, window in enumerate(windows)
-            for one in window.columns
-            if title(one) == name
-        ]
-        axis.plot(
-            *zip(*points, strict=True), color=colour, marker="o", markersize=4.5, linewidth=1.4, label=_plain(name, 34)
-        )
+        own = [{title(one): one.strength for one in window.columns}.get(name, 0.0) for window in windows]
+        look: dict[str, Any] = {"color": colour, "marker": "o", "markersize": 4.5, "linewidth": 1.4}
+        axis.plot(range(len(windows)), own, label=_plain(name, 34), **look)
     axis.axhline(1, color=_INK, linewidth=0.9, linestyle="--", label="margin")
     axis.set_xticks(range(len(windows)), [f"{_moment(one.end)}\n{one.rows:,} rows" for one in windows])
     axis.set_xlim(-0.3, len(windows) - 0.7)

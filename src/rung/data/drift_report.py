@@ -10,7 +10,7 @@ from rung.data.drift_plots import draw, ranked, title
 from rung.data.quality_watch import moment
 from rung.domain.drift import ColumnDrift, DriftReport, Window
 
-__all__ = ["as_html", "cells", "p_value", "words", "write"]
+__all__ = ["HEAD", "as_html", "cells", "p_value", "words", "write"]
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1f2937;max-width:66rem;margin:2rem auto;padding:0 1rem}

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from rung import __version__
+from rung.cli.declared import alerts as _alerts
 from rung.cli.declared import compress as _compress
 from rung.cli.declared import data as _data
 from rung.cli.declared import drift as _drift
@@ -90,6 +91,7 @@ for _declared in (
     _drift,
     _quality,
     _jobs,
+    _alerts,
 ):
     _declared.add(app)
 

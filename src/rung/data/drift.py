@@ -174,9 +174,9 @@ def _since(answered: "pl.DataFrame", rule: DriftSection, now: float) -> float:
     import polars as pl
 
     windows = rule.persistence[1]
-    if rule.seconds:
-        return now - windows * rule.seconds
     rows = answered.filter(pl.col("error") == "")
+    if rule.seconds:
+        return float(rows["time"][-1]) - windows * rule.seconds if rows.height else now
     behind = int((rows["rows"].reverse().cum_sum() < windows * rule.window).sum())
     return float(rows["time"][max(0, rows.height - 1 - behind)]) if rows.height else now
 
@@ -188,13 +188,17 @@ def _asked(logged: "pl.DataFrame", names: Sequence[str], reference: Reference) -
     rows: list[dict[str, Any]] = []
     reasons: Counter[str] = Counter()
     answered = logged.filter(pl.col("error") == "")
+    # Other fields may say who asks, and hold anything.
+    wanted = dict.fromkeys((*(reference.profile.columns if reference.profile else ()), "image", "text"))
     for one in answered.iter_rows(named=True):
         try:
             found = rows_of(one["body"], one["media"], names)
         except ValueError as error:
             reasons[str(error)] += 1
             continue
-        rows += [{**row, TIME: one["time"], UNIT: one["unit"]} for row in found]
+        for row in found:
+            known = {name: _value(row[name]) for name in wanted if name in row}
+            rows.append({**known, TIME: one["time"], UNIT: one["unit"]})
     notes = [f"{count:,} of {answered.height:,} requests are left out: {reason}" for reason, count in reasons.items()]
     refused = int((logged["blame"] == "client").sum())
     if refused > _REFUSED * logged.height:
@@ -205,6 +209,13 @@ def _asked(logged: "pl.DataFrame", names: Sequence[str], reference: Reference) -
         return pl.DataFrame(), [*notes, "no request is logged that could be compared"]
     frame = pl.DataFrame(rows, infer_schema_length=None, strict=False)
     return _renamed(frame, reference), notes
+
+
+def _value(value: Any) -> Any:
+    """A value that a column can hold; None for others."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value if abs(value) < 1 << 63 else float(value)
+    return value if isinstance(value, float | str | bytes | bool) else None
 
 
 def _renamed(frame: "pl.DataFrame", reference: Reference) -> "pl.DataFrame":

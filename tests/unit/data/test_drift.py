@@ -266,3 +266,36 @@ def test_no_request_is_no_window(place):
     report = place.look().report
     assert (report.outlook, report.inputs, report.confirmed) == (None, (), False)
     assert report.triage.kind == "cannot tell"
+
+
+def test_strange_values_are_missing_and_harm_nothing(place):
+    rng = np.random.default_rng(14)
+    place.train(table(2_000, rng))
+    rows = asked(table(300, rng))
+    strange = [2**64 - 1, [1, 2], {"x": 1}, "seven", True, None, 1e308, -(2**63)]
+    place.ask(
+        [
+            {**row, "a": strange[number % 8], "who": [number]} if number % 3 == 0 else row
+            for number, row in enumerate(rows)
+        ]
+    )
+    report = place.look().report
+    assert report.inputs[0].rows == 300
+    assert {one.column for one in report.inputs[0].columns} >= {"a", "b", "city"}
+
+
+def test_a_window_may_be_so_many_seconds(place):
+    rng = np.random.default_rng(15)
+    place.train(table(2_000, rng))
+    place.ask(asked(table(500, rng)))
+    settings = msgspec.structs.replace(SETTINGS, drift=DriftSection(seconds=100.0))
+    assert [window.rows for window in place.look(settings).report.inputs] == [100, 100, 100]
+
+
+def test_rows_as_lists_have_the_names_of_the_columns(place):
+    rng = np.random.default_rng(16)
+    place.train(table(2_000, rng))
+    place.ask([[row["a"], row["b"], row["city"]] for row in asked(table(300, rng))])
+    report = place.look().report
+    assert {one.column for one in report.inputs[0].columns} >= {"a", "b", "city"}
+    assert report.inputs[0].columns[0].verdict != "drifted"

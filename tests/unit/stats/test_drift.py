@@ -268,6 +268,7 @@ def test_a_shift_of_half_a_deviation_is_seen_within_two_windows():
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(3_600)
 @pytest.mark.parametrize(("rows", "margin"), [(500, MARGIN), (200, 0.001), (100, 0.001)])
 def test_false_alarms_of_a_thousand_quiet_streams(rows, margin):
     """Once as it is set by default, and twice with next to no margin, where only the tests stand in the way."""
@@ -280,6 +281,7 @@ def test_false_alarms_of_a_thousand_quiet_streams(rows, margin):
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(3_600)
 def test_the_power_of_four_hundred_shifted_streams():
     rng = np.random.default_rng(15)
     streams = [stream(rng, columns=20, windows=2, rows=500, before=5_000, shift=0.5, margin=MARGIN) for _ in range(400)]

@@ -106,5 +106,5 @@ class Retrainer:
         """Have it measured: once after each measurement, and again where that job has been lost."""
         slot = int(now // max(self._models[name].retrain.watch, _LOST_AFTER))
         key = f"{name}/{last:.3f}/{slot}"
-        watch = NewJob(kind="models.watch", arguments={"model": name}, idempotency_key=key, max_attempts=1)
+        watch = NewJob(kind="models.watch", arguments={"model": name}, idempotency_key=key, max_attempts=3)
         self._jobs.submit(watch)

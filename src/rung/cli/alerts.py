@@ -74,8 +74,7 @@ def rules(*, as_json: bool) -> None:
         (
             rule.name,
             rule.severity,
-            f"{rule.metric} {'>' if rule.above is not None else '<'} "
-            f"{rule.above if rule.above is not None else rule.below:g}",
+            f"{rule.metric} > {rule.above:g}" if rule.above is not None else f"{rule.metric} < {rule.below:g}",
             f"{rule.for_seconds:g}s",
             rule.false_alarms.partition(":")[0],
         )
@@ -173,7 +172,7 @@ def export(rule_file: Path | None, dashboard: Path | None) -> None:
     rules = rules_of(settings.alerts.rule)
     for path, text in (
         (rule_file, prometheus.rule_file(rules, objectives)),
-        (dashboard, prometheus.dashboard(f"rung: {settings.project.name or Path().resolve().name}")),
+        (dashboard, prometheus.dashboard(f"rung: {settings.project.name or Path.cwd().name}")),
     ):
         if path is not None:
             try:

@@ -22,7 +22,7 @@ from rung import plugins, settings
 from rung.api import application
 from rung.domain import errors
 from rung.protocols import status
-from rung.settings import project
+from rung.settings import alerts, project
 
 REFERENCE = Path(__file__).parent / "reference"
 SOURCE = Path(__file__).parents[1] / "src"
@@ -88,6 +88,8 @@ SECTIONS = (
     (project.LogSection, ""),
     (project.ReleaseSection, ""),
     (project.RetrainSection, ""),
+    (alerts.AlertsSection, ""),
+    (alerts.AlertSection, ""),
     (project.ControlSettings, "RUNG_CONTROL_"),
     (project.WorkerSettings, "RUNG_WORKERS_"),
 )
@@ -106,7 +108,7 @@ def project_page() -> Iterator[str]:
             variable = f"`{prefix}{field.name.upper()}`" if prefix and field.name != "keys" else ""
             default = list(field.default) if isinstance(field.default, tuple) else field.default
             # A table that is empty by default has no default that could be shown.
-            shown = "" if default in ("", [], msgspec.NODEFAULT) else json.dumps(default)
+            shown = "" if default in ("", [], None, msgspec.NODEFAULT) else json.dumps(default)
             rows.append([f"`{field.name}`", variable, shown and f"`{shown}`", texts[field.name]])
         title, _, meaning = summary(kind).partition(": ")
         yield f"## {title}\n\n{meaning[:1].upper()}{meaning[1:]}\n"

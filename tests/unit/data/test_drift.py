@@ -299,3 +299,25 @@ def test_rows_as_lists_have_the_names_of_the_columns(place):
     report = place.look().report
     assert {one.column for one in report.inputs[0].columns} >= {"a", "b", "city"}
     assert report.inputs[0].columns[0].verdict != "drifted"
+
+
+def test_texts_move_by_their_words(place):
+    rng = np.random.default_rng(17)
+    settings = msgspec.structs.replace(
+        SETTINGS,
+        data=DataSection(source="x", features=("message",), label="y", validation=0.0, test=0.0),
+        drift=DriftSection(window=200),
+    )
+
+    def texts(count, words):
+        return [" ".join(rng.choice(words, rng.integers(5, 30))) for _ in range(count)]
+
+    english, other = ["free", "call", "home", "later", "win", "now", "dear"], ["gratis", "jetzt", "heim", "HALLO"]
+    place.train(pl.DataFrame({"message": texts(2_000, english), "y": ["no", "yes"] * 1_000}), profile=False)
+    place.ask([text.encode() for text in texts(400, english)], media="text/plain")
+    assert not place.look(settings).report.confirmed
+    place.ask([{"text": text} for text in texts(400, other)])
+    report = place.look(settings).report
+    assert "message unknown" in report.persistent
+    assert "message upper" in report.persistent
+    assert report.triage.kind == "covariate drift"

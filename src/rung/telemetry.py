@@ -2,17 +2,78 @@
 
 import logging
 import os
+import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from hashlib import sha256
+from threading import Lock
+from time import time
+from types import TracebackType
 from typing import Any, TextIO
 
 import orjson
 import structlog
 
-__all__ = ["Metrics", "configure_logs", "log_levels", "say", "set_log_level"]
+__all__ = ["Exceptions", "Metrics", "configure_logs", "exceptions", "log_levels", "say", "set_log_level"]
 
 _levels = {"debug": False, "info": True, "warning": True, "error": True}
 """Which lines are written. A table and not a threshold, since Triton's log settings switch each level alone."""
+
+
+_VARIABLE = re.compile(r"'[^']*'|\"[^\"]*\"|0x[0-9a-fA-F]+|\d+(?:\.\d+)?")
+"""What differs between errors that are the same: numbers, and what is quoted."""
+
+
+class Exceptions:
+    """Counts exceptions, equal ones together: those of the same class, place and message but for its numbers.
+
+    May be used from any thread. Of more than `most` different ones the further ones are counted as one.
+    """
+
+    def __init__(self, most: int = 100) -> None:
+        self._most = most
+        self._lock = Lock()
+        self._counts: dict[tuple[str, str, str, str], list[float]] = {}
+        """Class, place, message and version -> how many, and when the first was."""
+
+    def count(self, error: BaseException, version: str = "") -> None:
+        """One more. `version` is that of the model, or whatever else may have brought it in."""
+        message = _VARIABLE.sub("_", str(error))[:160]
+        key = (type(error).__name__, _place(error.__traceback__), message, version)
+        with self._lock:
+            if key not in self._counts and len(self._counts) >= self._most:
+                key = ("Other", "", "", "")
+            self._counts.setdefault(key, [0, time()])[0] += 1
+
+    def collect(self) -> Iterator[Any]:
+        """A metric family of prometheus-client; none while there was no exception."""
+        with self._lock:
+            counts = {key: tuple(found) for key, found in self._counts.items()}
+        if not counts:
+            return
+        from prometheus_client.core import CounterMetricFamily
+
+        labels = ["fingerprint", "type", "place", "message", "version", "first"]
+        family = CounterMetricFamily("rung_exceptions", "Exceptions, equal ones together.", labels=labels)
+        for (kind, place, message, version), (count, first) in counts.items():
+            fingerprint = sha256(f"{kind}\n{place}\n{message}".encode()).hexdigest()[:12]
+            family.add_metric([fingerprint, kind, place, message, version, f"{first:.3f}"], count)
+        yield family
+
+
+def _place(trace: TracebackType | None) -> str:
+    """The innermost function of rung in a traceback, else the innermost of all."""
+    found = ""
+    while trace is not None:
+        module = str(trace.tb_frame.f_globals.get("__name__", ""))
+        if module.partition(".")[0] == "rung" or not found.startswith("rung."):
+            found = f"{module}:{trace.tb_frame.f_code.co_name}"
+        trace = trace.tb_next
+    return found
+
+
+exceptions = Exceptions()
+"""Those of this process; `Metrics` shows them."""
 
 
 def configure_logs(style: str = "auto", level: str = "info") -> None:
@@ -22,6 +83,7 @@ def configure_logs(style: str = "auto", level: str = "info") -> None:
     for name in order:
         _levels[name] = order.index(name) >= order.index(level)
     processors: list[Any] = [
+        _counted,
         _wanted,
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -55,6 +117,15 @@ def _wanted(logger: Any, method: str, event: Any) -> Any:
     # What is worse than an error is written like one.
     if not _levels.get("warning" if method == "warn" else method, _levels["error"]):
         raise structlog.DropEvent
+    return event
+
+
+def _counted(logger: Any, method: str, event: Any) -> Any:
+    error = event.get("exc_info")
+    if error is True:
+        error = sys.exc_info()[1]
+    if isinstance(error, BaseException):
+        exceptions.count(error)
     return event
 
 
@@ -96,7 +167,7 @@ class Metrics:
     open_content_type = b"application/openmetrics-text; version=1.0.0; charset=utf-8"
 
     def __init__(self, collectors: Iterable[Callable[[], Iterable[Any]]]) -> None:
-        self._collectors = list(collectors)
+        self._collectors = [*collectors, exceptions.collect]
         self._registry: Any = None
 
     def render(self, accept: bytes = b"") -> tuple[bytes, bytes]:

@@ -4,8 +4,10 @@ from time import time
 
 import numpy as np
 
+from rung.domain.errors import ClientError
 from rung.domain.predictions import Statistics, Timing
 from rung.domain.tensors import Array
+from rung.telemetry import exceptions
 
 __all__ = ["BOUNDS", "Histogram", "Recorder"]
 
@@ -102,6 +104,8 @@ class Recorder:
         name = type(error).__name__
         failures[name] = failures.get(name, 0) + 1
         self.statistics.failure.add(total)
+        if not isinstance(error, ClientError):
+            exceptions.count(error, f"{self.statistics.name} {self.statistics.version}")
 
     def read(self) -> Statistics:
         """The statistics as of now; the histograms are up to date after it."""

@@ -1,9 +1,12 @@
 import os
+import threading
 from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from rung.domain.alerts import Observation
 from rung.domain.errors import NotReady
@@ -11,12 +14,14 @@ from rung.domain.jobs import NewJob
 from rung.fleet.loop import PartHealth
 from rung.fleet.state import RoleState, UpState, started_at, write_state
 from rung.jobs.queue import JobStore
+from rung.loop.alert_store import AlertStore
 from rung.loop.exposition import Gains, read
 from rung.loop.triggers import Seen
 from rung.loop.watching import Sources, Watcher, of_metrics
 from rung.settings.project import ModelSettings, ProjectSettings, ServeSection
 from rung.store.blobs import open_store
 from rung.store.database import open_database
+from rung.telemetry import Exceptions
 
 NOW = 1.8e9
 
@@ -154,3 +159,43 @@ def test_processes_that_do_not_run(tmp_path: Path, jobs: JobStore) -> None:
     assert down == {"control": 0.0, "replica-1": 1.0, "worker-1": 1.0}
     assert ({"process": "worker-1"}, 3.0) in found["process_restarts"]
     assert found["error_share"] == [({}, None)]
+
+
+def test_errors_that_a_replica_counted_are_kept_as_one_report(tmp_path: Path, jobs: JobStore) -> None:
+    counted = Exceptions()
+    for number in range(1000):
+        counted.count(ValueError(f"no {number}"), "m 3")
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = generate_latest(registry)
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    registry = CollectorRegistry()
+    registry.register(counted)  # type: ignore[arg-type]
+    server = HTTPServer(("127.0.0.1", 0), Page)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    me = {"pid": os.getpid(), "started": started_at(os.getpid())}
+    url = f"http://127.0.0.1:{server.server_address[1]}"
+    role = RoleState(name="replica-1", role="replica", state="ready", url=url, **me)
+    (tmp_path / ".rung").mkdir(exist_ok=True)
+    write_state(tmp_path, UpState(project="p", since=NOW, roles=[role], **me))
+    try:
+        for _ in range(2):
+            watching = watcher(tmp_path, jobs)
+            watching.observe(NOW)
+            AlertStore(jobs).count_errors(watching.errors)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    [report] = AlertStore(jobs).errors()
+    assert (report.count, report.version, report.kind, report.message) == (1000, "m 3", "ValueError", "no _")
+    assert 0 < report.first < NOW

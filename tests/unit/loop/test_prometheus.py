@@ -29,7 +29,20 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """What a replica with a prediction log answers with at `/metrics`, after a request and a failed one."""
     folder = tmp_path_factory.mktemp("replica")
     models.tiny(folder / "tiny.onnx")
-    command = [sys.executable, "-m", "rung", "serve", "tiny.onnx", "--log", "log", "--port", "0", "--json"]
+    models.poison(folder / "poison.onnx")
+    command = [
+        sys.executable,
+        "-m",
+        "rung",
+        "serve",
+        "tiny.onnx",
+        "poison.onnx",
+        "--log",
+        "log",
+        "--port",
+        "0",
+        "--json",
+    ]
     with (folder / "err").open("wb") as errors:
         process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=errors)
     try:
@@ -37,8 +50,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         url = json.loads(process.stdout.readline())["url"]
         body = json.dumps([[0.5] * 16]).encode()
         kind = {"content-type": "application/json"}
-        for sent in (body, b"[[1]]"):
-            request = urllib.request.Request(f"{url}/predict/tiny", sent, kind)
+        poison = b"[[2e30, 0, 0, 0]]"
+        for model, sent in (("tiny", body), ("tiny", b"[[1]]"), *[("poison", poison)] * 5):
+            request = urllib.request.Request(f"{url}/predict/{model}", sent, kind)
             try:
                 urllib.request.urlopen(request, timeout=30).close()
             except urllib.error.HTTPError as error:
@@ -72,8 +86,17 @@ def test_what_rung_itself_makes_of_it(page: str) -> None:
     none = [("r", Sample(one.name, one.labels, 0.0)) for one in read(page)]
     of_metrics(none, {"tiny": 0.05}, 0.0, gains, 1.0)
     found = of_metrics([("r", one) for one in read(page)], {"tiny": 50.0}, 0.0, gains, 2.0)
-    values = {one.metric: one.value for one in found}
+    values = {one.metric: one.value for one in found if one.labels.get("model") != "poison"}
+    assert next(one.value > 0.05 for one in found if one.labels == {"model": "poison"})  # type: ignore[operator]
     assert values == {"log_failing": 0.0, "log_lost": 0.0, "error_share": 0.0, "shed_share": 0.0, "slow_share": 0.0}
+
+
+def test_failures_of_a_model_are_one_group(page: str) -> None:
+    found = [one for one in read(page) if one.name == "rung_exceptions_total"]
+    assert [(one.value, one.labels["type"], one.labels["version"]) for one in found] == [
+        (5.0, "ModelError", "poison 1")
+    ]
+    assert found[0].labels["place"].startswith("rung.")
 
 
 def test_the_rule_file_says_what_the_rules_say() -> None:

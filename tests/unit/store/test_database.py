@@ -264,8 +264,22 @@ def test_an_interrupted_migration_runs_again(tmp_path: Path) -> None:
                     text("SELECT count(*) FROM sqlite_master WHERE type = 'table'")
                 ).scalar()
             )
-            assert tables == 6
+            assert tables == 9
         shutil.rmtree(tmp_path / "new")
+
+
+def test_a_database_of_the_release_before_gets_the_tables_of_alerts(tmp_path: Path) -> None:
+    with open_database(url(tmp_path)) as database:
+
+        def back(connection: Connection) -> None:
+            for table in ("rung_alerts", "rung_silences", "rung_errors"):
+                connection.execute(text(f"DROP TABLE {table}"))
+            connection.execute(text("UPDATE rung_version SET version_num = '0001'"))
+
+        database.write(back)
+    with open_database(url(tmp_path)) as database:
+        assert database.read(lambda one: one.execute(text("SELECT count(*) FROM rung_alerts")).scalar()) == 0
+        assert database.read(lambda one: one.execute(text("SELECT version_num FROM rung_version")).scalar()) == "0002"
 
 
 @pytest.mark.nightly

@@ -65,6 +65,8 @@ ladder = [100]
 [models.bikes.retrain]
 least = 500
 holdout = 0.2
+windows = ["all", "rows:3000"]
+forget = 1
 slower = 5
 larger = 5
 """

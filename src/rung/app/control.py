@@ -16,13 +16,15 @@ from rung.app.handlers import SUBMITTED
 from rung.domain.jobs import NewJob
 from rung.fleet import report
 from rung.fleet.controller import RolloutController
-from rung.fleet.loop import ControlLoop, Part
+from rung.fleet.loop import ControlLoop, Part, PartHealth
 from rung.fleet.policy import Policy, read_policy
 from rung.fleet.roles import Ready, Setup
 from rung.fleet.status import observe
 from rung.jobs.queue import JobStore
 from rung.jobs.schedule import Schedule, check, tick
 from rung.loop import requests
+from rung.loop.alerting import Alerting
+from rung.loop.measuring import last
 from rung.loop.retrainer import Retrainer
 from rung.loop.triggers import read_policy as read_policy_of_retraining
 from rung.ports import BlobStore
@@ -36,6 +38,8 @@ __all__ = ["run"]
 _REMEMBERED = 7 * 86_400.0
 """Seconds for which jobs that have ended can still be looked at. Dead ones stay until somebody decides."""
 _EVERY_FIVE_MINUTES = "*/5 * * * *"
+_ALERTS_EVERY = 5.0
+"""Seconds between two looks for what somebody has to be told of."""
 _LOOK_EVERY = 2.0
 """Seconds between two looks for what asks for a retraining."""
 
@@ -58,7 +62,9 @@ async def _serve(setup: Setup, jobs: JobStore, announce: Callable[[Ready], None]
     control = settings.control
     repository = open_store(settings.project.repository)
     retrainer = Retrainer(jobs, repository, open_store(settings.project.data), settings.models)
-    loop = ControlLoop(_parts(settings, repository, jobs, retrainer), control.tick_seconds)
+    # Of the loop that these parts are of, which is there by the time one of them asks.
+    parts = _parts(settings, repository, jobs, retrainer, lambda: loop.health())  # noqa: PLW0108
+    loop = ControlLoop(parts, control.tick_seconds)
     services = Services(
         repository=repository,
         jobs=jobs,
@@ -86,19 +92,30 @@ async def _serve(setup: Setup, jobs: JobStore, announce: Callable[[Ready], None]
     structlog.get_logger("rung").info("stopped", action="stopped")
 
 
-def _parts(settings: ProjectSettings, repository: BlobStore, jobs: JobStore, retrainer: Retrainer) -> list[Part]:
+def _parts(
+    settings: ProjectSettings,
+    repository: BlobStore,
+    jobs: JobStore,
+    retrainer: Retrainer,
+    health: Callable[[], list[PartHealth]],
+) -> list[Part]:
     """The duties of the control loop: a row for each."""
     schedules = [check(schedule) for schedule in _schedules(settings)]
+    data = open_store(settings.project.data)
+    alerting = Alerting(
+        settings, repository, jobs, health, lambda: {name: last(data, name).seen for name in settings.models}
+    )
     rollouts = RolloutController(
         repository,
         Path(settings.project.log),
         lambda model: _policy(settings, model),
-        data=open_store(settings.project.data),
+        data=data,
     )
     return [
         Part("schedules", lambda: tick(jobs, schedules)),
         Part("rollouts", rollouts.turn),
         Part("retraining", retrainer.turn, every=_LOOK_EVERY),
+        Part("alerts", alerting.turn, every=_ALERTS_EVERY),
         Part("purge", lambda: jobs.purge(_REMEMBERED), every=3600.0),
     ]
 

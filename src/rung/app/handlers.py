@@ -13,9 +13,10 @@ from rung.loop.chain import KINDS
 from rung.settings.file import load_project
 from rung.store.blobs import open_store
 
-__all__ = ["HANDLERS", "SUBMITTED", "erase", "retrain_due", "retrain_step", "train", "verify", "watch"]
+__all__ = ["HANDLERS", "SUBMITTED", "erase", "notify", "retrain_due", "retrain_step", "train", "verify", "watch"]
 
 HANDLERS: dict[str, Handler] = {
+    "alerts.notify": Handler("rung.app.handlers:notify", limit=2),
     # In processes of their own: what they import would stay in an idle worker.
     # One at a time: it takes all cores.
     "models.train": Handler("rung.app.handlers:train", limit=1, process=True),
@@ -82,6 +83,13 @@ def train(context: JobContext) -> dict[str, Any]:
     )
     result: dict[str, Any] = msgspec.to_builtins(found)
     return result
+
+
+def notify(context: JobContext) -> dict[str, Any]:
+    """Tell of alerts by the channels of the project; the platform's own."""
+    from rung.loop import notify as telling
+
+    return telling.send(load_project(Path()).alerts, context.arguments, context.job.idempotency_key)
 
 
 def watch(context: JobContext) -> dict[str, Any]:

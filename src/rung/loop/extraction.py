@@ -13,7 +13,7 @@ from rung.data import datasets
 from rung.data.sources.function import function_of
 from rung.data.splits import divide
 from rung.domain.datasets import Split
-from rung.domain.errors import InvalidData
+from rung.domain.errors import ConfigurationError, InvalidData
 from rung.ports import BlobStore
 from rung.settings.project import DataSection, ModelSettings, RetrainSection
 
@@ -31,20 +31,20 @@ _VALIDATION = 0.2
 class Window(msgspec.Struct, frozen=True):
     """One choice of how far back to learn from."""
 
-    latest: int
-    """Labelled requests that are learned from; 0: all."""
+    name: str
+    """As the settings say it, such as `all`."""
     dataset: str
     """Digest."""
     rows: int
     """That are learned from, the earlier data included."""
+    earlier: int
+    """Rows of it, whatever they are for, before the labelled requests, which follow them."""
 
 
 class Extracted(msgspec.Struct, frozen=True):
     """Data sets for one retraining."""
 
     windows: tuple[Window, ...]
-    earlier: int
-    """Rows of the data before the labelled requests, which follow them."""
     labelled: int
     held_out: int
     """Labelled requests that nobody learns from."""
@@ -100,12 +100,35 @@ def extract(store: BlobStore, folder: Path, name: str, model: ModelSettings, lab
     words = ["train"] * learned + ["validation"] * choosing + ["test"] * held
     new = new.with_columns(pl.Series(column, words, dtype=old.schema[column]))
     windows = []
-    for latest in dict.fromkeys(min(one, learned) if one else 0 for one in retrain.windows):
-        # The rows of the other splits are the same in every window, so that they can be compared.
-        rows = pl.concat([old, new[learned - latest if latest else 0 :]], how="vertical_relaxed")
+    for word in dict.fromkeys(retrain.windows):
+        before, after = _window(word, old, new, column)
+        rows = pl.concat([before, after], how="vertical_relaxed")
         kept = datasets.keep(store, name, rows, source=f"{version.source} and log:{name}", split=column)
-        windows.append(Window(latest, kept.digest, int((rows[column] == "train").sum())))
-    return Extracted(tuple(windows), old.height, new.height, held, float(labelled["predicted_at"].max()))  # type: ignore[arg-type]
+        windows.append(Window(word, kept.digest, int((rows[column] == "train").sum()), before.height))
+    return Extracted(tuple(windows), new.height, held, float(labelled["predicted_at"].max()))  # type: ignore[arg-type]
+
+
+def _window(word: str, old: "pl.DataFrame", new: "pl.DataFrame", column: str) -> "tuple[pl.DataFrame, pl.DataFrame]":
+    """What is left of both; the rows of the other splits are in every window, so that runs can be compared."""
+    kind, _, count = word.partition(":")
+    if kind == "all" and not count:
+        return old, new
+    if kind not in ("requests", "rows") or not count.isdigit() or not int(count):
+        raise ConfigurationError(
+            f"[models.NAME.retrain] windows: {word!r:.60} is none; use all, requests:COUNT or rows:COUNT"
+        )
+    after = _latest(new, int(count), column)
+    left = max(int(count) - int((new[column] == "train").sum()), 0)
+    return (_latest(old, left, column) if kind == "rows" else old), after
+
+
+def _latest(rows: "pl.DataFrame", count: int, column: str) -> "pl.DataFrame":
+    """Without all but the last so many rows to learn from."""
+    import polars as pl
+
+    learned = rows[column] == "train"
+    behind = learned.reverse().cast(pl.Int64).cum_sum().reverse()
+    return rows.filter(~learned | (behind <= count))
 
 
 def _with_split(rows: "pl.DataFrame", section: DataSection) -> "pl.DataFrame":

@@ -14,7 +14,7 @@ import msgspec
 from rung.catalog import models, releases
 from rung.data import datasets, validation
 from rung.data.splits import divide
-from rung.domain.errors import BundleError, Conflict, InvalidData, NotFound, TrainingFailed
+from rung.domain.errors import BundleError, ConfigurationError, Conflict, InvalidData, NotFound, TrainingFailed
 from rung.domain.models import Manifest
 from rung.domain.profiles import Profile
 from rung.domain.retraining import Decision, Retraining, Step
@@ -95,7 +95,7 @@ def _extract(work: Work) -> _Found:
     before = work.retraining.request.at - model.release.maturity
     try:
         found = extract(work.data, work.folder, work.name, model, _labelled(work, before))
-    except InvalidData as error:
+    except (InvalidData, ConfigurationError) as error:
         return "fail", str(error), {}
     rows = ", ".join(f"{window.rows:,}" for window in found.windows)
     why = f"{found.labelled:,} labelled requests, {found.held_out:,} of them held out; {rows} rows to learn from"
@@ -113,7 +113,8 @@ def _validate(work: Work) -> _Found:
             content = work.repository.get(f"{work.name}/{champion.version}/{champion.profile}")
             baseline = msgspec.json.decode(content, type=Profile)
     found = msgspec.convert(work.result("extract"), Extracted, strict=False)
-    rows, section, earlier = _dataset(work, found.windows[0].dataset, found)
+    rows, section = _dataset(work, found.windows[0].dataset)
+    earlier = found.windows[0].earlier
     asked = _labelled(work, work.result("extract")["before"])["predicted_at"]
     fresh = rows[earlier:].filter((asked > since).head(rows.height - earlier)) if since else rows[earlier:]
     findings = validation.check(fresh, baseline, section) if fresh.height else []
@@ -131,7 +132,7 @@ def _train(work: Work) -> _Found:
     found = msgspec.convert(work.result("extract"), Extracted, strict=False)
     runs: list[RunResult] = []
     for place, window in enumerate(found.windows):
-        job = f"retraining-{work.name}-{work.retraining.number}-{window.latest}"
+        job = f"retraining-{work.name}-{work.retraining.number}-{window.name}"
         share = place / len(found.windows)
         try:
             runs.append(
@@ -155,7 +156,7 @@ def _train(work: Work) -> _Found:
     sign = 1 if watch.minimize else -1
     best = min(range(len(runs)), key=lambda place: sign * (scores[place] or 0.0))
     tried = [
-        {"latest": window.latest, "run": run.name, "version": run.version, watch.metric: score}
+        {"window": window.name, "run": run.name, "version": run.version, watch.metric: score}
         for window, run, score in zip(found.windows, runs, scores, strict=True)
     ]
     run, window = runs[best], found.windows[best]
@@ -173,10 +174,11 @@ def _gate(work: Work) -> _Found:
     if champion is None:
         return "pass", "there is no version before it", {"champion": 0, "rule": RULE}
     found = msgspec.convert(work.result("extract"), Extracted, strict=False)
-    rows, section, earlier = _dataset(work, work.result("train")["dataset"], found)
+    window = next(one for one in found.windows if one.dataset == work.result("train")["dataset"])
+    rows, section = _dataset(work, window.dataset)
     numbered = rows.with_row_index("rung_row")
     held = divide(numbered, section)["test"]
-    newest = (held["rung_row"] >= earlier).to_numpy()
+    newest = (held["rung_row"] >= window.earlier).to_numpy()
     work.progress(0.1, f"asks versions {champion.version} and {candidate} {held.height:,} rows each")
     try:
         verdict = judge(
@@ -230,11 +232,11 @@ def _labelled(work: Work, before: float) -> Any:
     return labelled_rows(work.folder, work.name, work.model.retrain, before=before)
 
 
-def _dataset(work: Work, digest: str, found: Extracted) -> tuple[Any, Any, int]:
-    """Rows, the section that divides them, and at which row the labelled requests begin."""
+def _dataset(work: Work, digest: str) -> tuple[Any, Any]:
+    """Rows, and the section that divides them."""
     version = datasets.load(work.data, work.name, digest)
     section = datasets.divided(work.model.dataset, version)
-    return datasets.frame(work.data, version), section, found.earlier
+    return datasets.frame(work.data, version), section
 
 
 def _history(work: Work) -> list[Any]:

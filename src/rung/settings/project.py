@@ -141,8 +141,9 @@ class RetrainSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rows: str = ""
     """Function that makes a row of the data of a labelled request, as `module:function`; empty: the fields of the
     request and the label, by their names."""
-    windows: tuple[_Count, ...] = (0,)
-    """How many of the latest labelled requests to learn from; 0: all. Of several each is tried, and the one that does
+    windows: tuple[str, ...] = ("all",)
+    """What to learn from: `all`, `requests:COUNT` (the earlier data and so many of the latest labelled requests) or
+    `rows:COUNT` (the latest rows, be they requests or earlier data). Of several each is tried, and the one that does
     best on later rows is taken."""
     least: _AtLeastOne = 40
     """Labelled requests that have to be there."""

@@ -56,7 +56,7 @@ def test_the_latest_requests_are_held_out_and_nobody_moves(folder):
     before = divide(datasets.frame(store, version), DATA)
     for name, part in before.items():
         assert set(part["id"]) == {one for one in split[name]["id"] if one.startswith("r")}
-    assert (found.earlier, found.labelled, found.held_out, found.until) == (60, 50, 15, 5049.0)
+    assert (window.earlier, found.labelled, found.held_out, found.until) == (60, 50, 15, 5049.0)
     assert set(split["train"].columns) == {"id", "x", "y", SPLIT}
 
 
@@ -68,11 +68,16 @@ def test_the_same_requests_are_the_same_data(folder):
 
 
 def test_windows_differ_in_what_is_learned_from_only(folder):
-    store, found = run(folder, windows=(0, 10))
-    every, late = (parts(store, window) for window in found.windows)
-    assert late["test"].equals(every["test"])
-    assert late["validation"].equals(every["validation"])
+    store, found = run(folder, windows=("all", "requests:10", "rows:30", "rows:5"))
+    every, late, rows, few = (parts(store, window) for window in found.windows)
+    for one in (late, rows, few):
+        assert one["test"].equals(every["test"])
+        assert one["validation"].equals(every["validation"])
     assert late["train"].filter(pl.col("x") >= 1000)["x"].to_list() == list(range(1018, 1028))
+    assert late["train"].filter(pl.col("x") < 1000).equals(every["train"].filter(pl.col("x") < 1000))
+    # All 28 requests, and the two rows before them.
+    assert rows["train"]["x"].to_list() == every["train"]["x"].to_list()[-30:]
+    assert few["train"]["x"].to_list() == list(range(1023, 1028))
 
 
 def test_rows_of_a_function_of_the_project(folder, monkeypatch):
@@ -91,6 +96,7 @@ def test_rows_of_a_function_of_the_project(folder, monkeypatch):
     [
         ({"least": 60}, 50, InvalidData, "50 labelled requests are there, and 60 are needed"),
         ({"least": 1}, 1, InvalidData, "none is left to learn from"),
+        ({"windows": ("latest:9",)}, 50, ConfigurationError, "'latest:9' is none; use all, requests:COUNT"),
         ({"rows": "nothing:row"}, 50, ConfigurationError, "there is no nothing.py here"),
     ],
 )

@@ -69,7 +69,7 @@ def test_every_section():
         ("serve.door.max_bdy = 1", 1, "did you mean `max_body`?"),
         ("[models.m.serve]\nreplicas = { min = 1, mx = 2 }", 2, "in [models.m.serve.replicas]; did you mean `max`?"),
         ("[models.m.release]\nladder = [\n  1,\n  200,\n]", 2, "`models.m.release.ladder`"),
-        ("[models.m.retrain]\nzzz = 1", 2, "there are budget, on"),
+        ("[models.m.retrain]\nzzz = 1", 2, "there are alpha, budget, cohort"),
         ("models = 3", 1, "[models.NAME]"),
         ("[models]\nm = 3", 2, "must be a table of settings"),
         ('[models."no such"]', 1, "no such"),

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from rung.data import drift, feedback, quality
+from rung.data import feedback, quality
 from rung.data.quality_catalog import with_catalog
 from rung.domain.drift import DriftReport
 from rung.domain.errors import NotFound
@@ -89,6 +89,9 @@ def _drift(
     # Triage is for both: what looks like a fault of the data starts nothing.
     if not {"drift", "quality"} & set(section.retrain.on):
         return None
+    # 65 MB with what it imports, and the control plane only reads what a job has measured.
+    from rung.data import drift
+
     uneven = {"fail": True, "pass": False}.get(report.imbalance.outcome)
     try:
         return drift.measure(store, log, repository, model, section, now=now, quality_fell=worse, coverage_moved=uneven)

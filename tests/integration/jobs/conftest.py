@@ -91,11 +91,9 @@ def open_scene(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Calla
         if engine == "postgresql":
             url = request.getfixturevalue("postgres")
             with open_database(url) as database:
-                tables = ("effects", "rung_jobs", "rung_job_links", "rung_job_clock", "rung_schedules", "rung_version")
-                for table in tables:
-                    database.write(
-                        lambda connection, table=table: connection.execute(text(f"DROP TABLE IF EXISTS {table}"))
-                    )
+                # Whatever tables there are: those of a later release, too.
+                for statement in ("DROP SCHEMA public CASCADE", "CREATE SCHEMA public"):
+                    database.write(lambda connection, statement=statement: connection.execute(text(statement)))
         scenes.append(Scene(url))
         return scenes[-1]
 

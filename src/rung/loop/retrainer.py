@@ -17,6 +17,8 @@ from rung.settings.project import ModelSettings
 
 __all__ = ["Retrainer"]
 
+_BUSY = 60.0
+"""Seconds between two measurements while a retraining is under way, at least."""
 _LOST_AFTER = 120.0
 """Seconds after which a measurement that has not come is asked for again."""
 
@@ -91,7 +93,11 @@ class Retrainer:
         current = releases.current(self._repository, name)
         rolling = current is not None and current.rollout is not None
         seen = measuring.last(self._data, name).seen
-        if policy.watches and now - seen.at >= self._models[name].retrain.watch:
+        every = self._models[name].retrain.watch
+        if past and not past[-1].over:
+            # Nothing can be asked for now, and who trains needs the cores.
+            every = max(every, _BUSY)
+        if policy.watches and now - seen.at >= every:
             self._watch(name, seen.at, now)
         decided = plan(policy, seen, past, now, tick=tick, rolling=rolling)
         if decided.request is not None:

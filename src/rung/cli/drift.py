@@ -59,7 +59,8 @@ def run(where: Places, model: str, wanted: Wanted, *, as_json: bool) -> int:
         if not against.height:
             raise InvalidData(f"there is no row in {wanted.against} to compare with")
     now, repository = time.time(), open_store(where.repository)
-    quality_fell, coverage_moved = _quality(where, model, settings, now)
+    how = with_catalog(How(maturity=settings.release.maturity), repository, model)
+    quality: QualityReport = measure(where.store(), where.log, model, now=now, how=how)
     found = drift.examine(
         where.store(),
         where.log,
@@ -69,8 +70,8 @@ def run(where: Places, model: str, wanted: Wanted, *, as_json: bool) -> int:
         now=now,
         version=wanted.version,
         against=against,
-        quality_fell=quality_fell,
-        coverage_moved=coverage_moved,
+        quality_fell=quality.fell,
+        coverage_moved=quality.uneven,
     )
     skew = None
     if wanted.replay:
@@ -86,16 +87,6 @@ def run(where: Places, model: str, wanted: Wanted, *, as_json: bool) -> int:
         if not as_json:
             print(f"written: {page}")
     return int(wanted.fail and found.report.confirmed)
-
-
-def _quality(where: Places, model: str, settings: ModelSettings, now: float) -> tuple[bool | None, bool | None]:
-    """Whether quality has fallen, and whether labels come back unevenly; None where there are no mature labels."""
-    how = with_catalog(How(maturity=settings.release.maturity), open_store(where.repository), model)
-    report: QualityReport = measure(where.store(), where.log, model, now=now, how=how)
-    watch = report.detector
-    fell = watch.alarm if watch is not None and watch.limit is not None else None
-    uneven = {"fail": True, "pass": False}.get(report.imbalance.outcome)
-    return fell, uneven
 
 
 def show(report: DriftReport) -> None:

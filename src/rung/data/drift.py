@@ -13,7 +13,8 @@ import numpy as np
 
 from rung.catalog import models, releases
 from rung.data import validation
-from rung.data.drift_features import features_of, rows_of
+from rung.data.asked import rows_of
+from rung.data.drift_features import features_of
 from rung.data.drift_reference import Reference, column_of, of_rows, reference_of
 from rung.data.drift_windows import TIME, UNIT, compare, compare_column, divide
 from rung.data.feedback import labelled
@@ -28,7 +29,7 @@ from rung.stats.drift import persistent, run_length
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Examined", "examine", "measure"]
+__all__ = ["Examined", "examine"]
 
 _ANSWERS = ("rows", "version", "unit", "error", "output_summary", "predicted")
 _COLUMNS = ("version", "unit", "error", "blame", "body", "media")
@@ -49,20 +50,6 @@ class Examined(msgspec.Struct):
     reference: Reference
     windows: "list[pl.DataFrame]"
     """Features of each window of inputs, oldest first."""
-
-
-def measure(
-    store: BlobStore,
-    log: Path | None,
-    repository: BlobStore,
-    model: str,
-    settings: ModelSettings,
-    *,
-    now: float,
-    **known: Any,
-) -> DriftReport:
-    """Measure drift; see `examine`, which takes the same arguments and also gives the rows."""
-    return examine(store, log, repository, model, settings, now=now, **known).report
 
 
 def examine(

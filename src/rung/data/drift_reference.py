@@ -44,10 +44,6 @@ _OUTER = 1
 """Quantiles of a profile at either end that are cut off: between them and the extremes nothing is known."""
 
 
-_kept: "dict[tuple[str, str, bytes], Reference]" = {}
-"""The last reference that was made: a watcher measures against the same one again and again."""
-
-
 class Column(msgspec.Struct):
     """One column of a reference."""
 
@@ -90,18 +86,11 @@ def reference_of(store: BlobStore, repository: BlobStore, manifest: Manifest, se
     reason = "its lineage names no data"
     if digest:
         try:
-            about = f"the rows that version {manifest.version} learned from"
-            key = (digest, about, msgspec.json.encode(section))
-            found = _kept.get(key)
-            if found is None:
-                version = datasets.load(store, manifest.name, digest)
-                section = datasets.divided(section, version)
-                rows = divide(datasets.frame(store, version), section)["train"]
-                found = of_rows(rows, section, about) if rows.height else None
-            if found is not None:
-                _kept.clear()
-                _kept[key] = found
-                return found
+            version = datasets.load(store, manifest.name, digest)
+            section = datasets.divided(section, version)
+            rows = divide(datasets.frame(store, version), section)["train"]
+            if rows.height:
+                return of_rows(rows, section, f"the rows that version {manifest.version} learned from")
             reason = "no row of its data is one to learn from"
         except (NotFound, InvalidData) as error:
             reason = str(error)

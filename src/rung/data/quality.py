@@ -20,7 +20,6 @@ from rung.domain.quality import Cohort, Delay, QualityReport, Watch, quality_of
 from rung.domain.records import Kind
 from rung.domain.scorecards import Figure
 from rung.ports import BlobStore
-from rung.stats.detectors import Baseline
 
 if TYPE_CHECKING:
     import polars as pl
@@ -53,8 +52,6 @@ class How(msgspec.Struct, frozen=True):
     """Seconds of predictions that are counted together; days are those of UTC."""
     kind: Kind | None = None
     """Feedback that is a label; None: all kinds but corrections, which come of wrong answers only."""
-    labels_since: float | None = None
-    """From when on `mature_labels` counts; None: as the rest."""
     version: int | None = None
     """That the detector watches; None: the one that gave most of the latest answers."""
     watch: Rule = Rule()
@@ -72,7 +69,6 @@ def measure(
     *,
     now: float,
     since: float = 0.0,
-    baseline: Baseline | None = None,
     how: How | None = None,
     before: Watch | None = None,
 ) -> QualityReport:
@@ -84,7 +80,6 @@ def measure(
         model: its name.
         now: seconds since the epoch.
         since: predictions made earlier are left out.
-        baseline: what the detector holds the losses against; None: as `how.watch` says.
         how: see `How`; None: all by default.
         before: the detector as of the last measurement, so that it goes on from there.
     """
@@ -101,10 +96,11 @@ def measure(
     rows = rows.with_columns(old.alias("mature"))
     mature = rows.filter("mature")
     estimates = estimate(store, log, model, rows, how.heads, since=since, until=now, cohort=how.cohort)
-    rule = msgspec.structs.replace(how.watch, baseline=baseline) if baseline is not None else how.watch
     version = how.version if how.version is not None else _answering(answered)
     detector = (
-        None if version is None else watch(_losses(mature, version), version, rule, cohort=how.cohort, before=before)
+        None
+        if version is None
+        else watch(_losses(mature, version), version, how.watch, cohort=how.cohort, before=before)
     )
     # Whole cohorts are waited for by figures, not by counts.
     each = rows.filter(pl.col("time") <= now - maturity) if maturity is not None else rows.clear()
@@ -122,7 +118,6 @@ def measure(
         estimates=estimates.series,
         checks=check(mature, estimates.confidence),
         detector=detector,
-        mature_labels=_labels(each, how.labels_since),
         notes=(*_notes(rows, events, how), *estimates.notes),
     )
 
@@ -278,13 +273,6 @@ def _losses(mature: "pl.DataFrame", version: int) -> "pl.DataFrame":
 
 
 # --- what else is told ----------------------------------------------------------------------------
-
-
-def _labels(each: "pl.DataFrame", since: float | None) -> int:
-    import polars as pl
-
-    labelled = each.filter(pl.col("received").is_not_null())
-    return labelled.filter(pl.col("time") >= since).height if since is not None else labelled.height
 
 
 def _notes(rows: "pl.DataFrame", labels: "pl.DataFrame", how: How) -> Iterator[str]:

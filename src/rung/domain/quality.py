@@ -153,10 +153,18 @@ class QualityReport(msgspec.Struct, frozen=True):
     checks: tuple[Check, ...]
     detector: Watch | None
     """None where there is no version to watch."""
-    mature_labels: int
-    """Mature predictions with a label, since the time asked for."""
     notes: tuple[str, ...] = ()
     """What is missing for a fuller report, and what to do about it."""
+
+    @property
+    def fell(self) -> bool | None:
+        """Whether quality is below what it was; None where the detector has nothing to go by."""
+        return self.detector.alarm if self.detector is not None and self.detector.limit is not None else None
+
+    @property
+    def uneven(self) -> bool | None:
+        """Whether labels come back for one arm and not for another; None where that cannot be told."""
+        return {"fail": True, "pass": False}.get(self.imbalance.outcome)
 
 
 def quality_of(kind: Kind, value: Any, predicted: str = "") -> float | None:

@@ -23,7 +23,7 @@ from rung.fleet.loop import PartHealth
 from rung.fleet.state import RoleState, UpState, is_alive, read_state
 from rung.ports import BlobStore
 
-__all__ = ["ModelStatus", "ProjectStatus", "RoleStatus", "ask_parts", "observe"]
+__all__ = ["ModelStatus", "ProjectStatus", "RoleStatus", "ask_parts", "fetch", "observe"]
 
 _PATIENCE = 2.0
 """Seconds that a replica gets to answer."""
@@ -155,13 +155,24 @@ def ask_parts(control: str) -> list[PartHealth]:
     Raises:
         OSError: it does not answer.
     """
-    parts = urlsplit(control)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=_PATIENCE)
     try:
-        connection.request("GET", "/readyz?all=true")
-        return msgspec.json.decode(connection.getresponse().read(), type=list[PartHealth])
-    except (http.client.HTTPException, msgspec.MsgspecError) as error:
+        return msgspec.json.decode(fetch(control, "/readyz?all=true"), type=list[PartHealth])
+    except msgspec.MsgspecError as error:
         raise OSError(str(error)) from None
+
+
+def fetch(url: str, path: str) -> bytes:
+    """What a process of the project answers, whatever the status.
+
+    Raises:
+        OSError: it does not, within two seconds.
+    """
+    address = urlsplit(url)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=_PATIENCE)
+    try:
+        return _read(connection, path)
+    except http.client.HTTPException as error:
+        raise OSError(str(error) or type(error).__name__) from None
     finally:
         connection.close()
 

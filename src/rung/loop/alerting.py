@@ -11,7 +11,7 @@ from rung.domain.errors import NotReady
 from rung.fleet.loop import PartHealth
 from rung.jobs.queue import JobStore
 from rung.loop.alert_rules import rules_of
-from rung.loop.alert_store import AlertStore
+from rung.loop.alert_store import AlertStore, GroupedError
 from rung.loop.notify import channels_of
 from rung.loop.triggers import Seen
 from rung.loop.watching import Sources, Watcher
@@ -41,6 +41,8 @@ class Alerting:
         self._rules = rules_of(settings.alerts.rule)
         self._channels = channels_of(settings.alerts)
         self._store = AlertStore(jobs)
+        self._counted: dict[tuple[str, str, str], int] = {}
+        """Grouped error -> how often it was written down to be met."""
         self._watcher = Watcher(
             Sources(settings=settings, folder=folder, repository=repository, jobs=jobs, parts=parts, measured=measured)
         )
@@ -62,7 +64,10 @@ class Alerting:
                 escalate_seconds=self._section.escalate_minutes * 60,
                 group_seconds=self._section.group_seconds,
             )
-            self._store.count_errors(self._watcher.errors)
+            # Nothing is written while nothing new is met.
+            grown = [one for one in self._watcher.errors if self._counted.get(_name(one), 0) < one.count]
+            self._store.count_errors(grown)
+            self._counted |= {_name(one): one.count for one in grown}
         except NotReady:
             self._watcher.locked()
             raise
@@ -77,3 +82,7 @@ class Alerting:
                 **{f"label_{name}": value for name, value in one.alert.labels.items()},
             )
         return told
+
+
+def _name(error: GroupedError) -> tuple[str, str, str]:
+    return error.fingerprint, error.source, error.version

@@ -1,8 +1,13 @@
-"""A retraining as a chain of jobs, one for each step. Submitted again, it is the same chain."""
+"""A retraining as a chain of jobs, one for each step."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection
 
 from rung.domain.jobs import NewJob
 from rung.domain.retraining import STEPS, Decision, Retraining
 from rung.jobs.queue import JobStore
+from rung.jobs.submission import add
 from rung.loop import requests
 from rung.ports import BlobStore
 
@@ -15,32 +20,35 @@ _TRIES = {"release": 100}
 
 
 def start(jobs: JobStore, retraining: Retraining) -> list[int]:
-    """Submit what is not there yet of the chain; ids of its jobs, in the order of the steps."""
-    ids: list[int] = []
-    for kind, step in KINDS.items():
-        job = NewJob(
-            kind=kind,
-            arguments={"model": retraining.model, "number": retraining.number},
-            # Behind the chain before, whose candidate this one is compared with.
-            key=f"retrain:{retraining.model}",
-            idempotency_key=f"{retraining.model}/{retraining.number}",
-            after=(ids[-1],) if ids else (),
-            max_attempts=_TRIES.get(step, 5),
-            backoff=2.0,
-        )
-        ids.append(jobs.submit(job))
-    return ids
+    """Submit the chain, whole or not at all; ids of its jobs, in the order of the steps. Again, it is the same one."""
+
+    def submit(connection: Connection) -> list[int]:
+        ids: list[int] = []
+        for kind, step in KINDS.items():
+            job = NewJob(
+                kind=kind,
+                arguments={"model": retraining.model, "number": retraining.number},
+                # Behind the chain before, whose candidate this one is compared with.
+                key=f"retrain:{retraining.model}",
+                idempotency_key=f"{retraining.model}/{retraining.number}",
+                after=(ids[-1],) if ids else (),
+                max_attempts=_TRIES.get(step, 5),
+                backoff=2.0,
+            )
+            ids += add(connection, [job], jobs.now(connection))
+        return ids
+
+    return jobs.database.write(submit)
 
 
-def follow(jobs: JobStore, store: BlobStore, retraining: Retraining, now: float) -> Retraining:
-    """See to it that a retraining that is not over goes on; one whose job is dead or was cancelled ends with that."""
-    for id in start(jobs, retraining):
+def follow(jobs: JobStore, store: BlobStore, retraining: Retraining, ids: Sequence[int], now: float) -> Retraining:
+    """A retraining that is not over, by its jobs: one whose job is dead or was cancelled ends with that."""
+    for id in ids:
         job = jobs.get(id)
         if job.state in ("dead", "cancelled"):
             step = KINDS[job.kind]
             decision = Decision("fail", f"job {id} is {job.state}: {job.error}", now)
             kept = requests.decide(store, retraining.model, retraining.number, step, decision)
-            return Retraining(
-                retraining.model, retraining.number, retraining.request, {**retraining.decisions, step: kept}
-            )
+            decisions = {**retraining.decisions, step: kept}
+            return Retraining(retraining.model, retraining.number, retraining.request, decisions)
     return retraining

@@ -46,6 +46,8 @@ class Extracted(msgspec.Struct, frozen=True):
 
     windows: tuple[Window, ...]
     labelled: int
+    fresh: int
+    """Of them, the latest: those that the serving version cannot have learned from."""
     held_out: int
     """Labelled requests that nobody learns from."""
     until: float
@@ -68,7 +70,9 @@ def labelled_rows(folder: Path, name: str, section: RetrainSection, *, before: f
     return found.filter(pl.col("predicted_at") < before).sort("predicted_at", "prediction_id")
 
 
-def extract(store: BlobStore, folder: Path, name: str, model: ModelSettings, labelled: "pl.DataFrame") -> Extracted:
+def extract(
+    store: BlobStore, folder: Path, name: str, model: ModelSettings, labelled: "pl.DataFrame", *, since: float = 0.0
+) -> Extracted:
     """Keep the data sets of a retraining: the same ones for the same rows.
 
     Args:
@@ -77,6 +81,7 @@ def extract(store: BlobStore, folder: Path, name: str, model: ModelSettings, lab
         name: of the model.
         model: its settings.
         labelled: what `labelled_rows` gave.
+        since: up to when the serving version may have learned from requests, in seconds since the epoch.
 
     Raises:
         InvalidData: there are too few labelled requests, or they do not fit the data.
@@ -91,7 +96,9 @@ def extract(store: BlobStore, folder: Path, name: str, model: ModelSettings, lab
     earlier = datasets.frame(store, version)
     column = section.split or SPLIT
     old = earlier if section.split else _with_split(earlier, section)
-    new = _rows_like(old, labelled, section, function_of(retrain.rows, folder, "rows") if retrain.rows else None)
+    make = function_of(retrain.rows, folder, "rows") if retrain.rows else None
+    made, asked = _rows_of(labelled, section, make, old.schema.get(section.time))
+    new = _like(old, made)
     held = max(1, round(new.height * retrain.holdout))
     choosing = max(1, round((new.height - held) * _VALIDATION))
     learned = new.height - held - choosing
@@ -105,7 +112,8 @@ def extract(store: BlobStore, folder: Path, name: str, model: ModelSettings, lab
         rows = pl.concat([before, after], how="vertical_relaxed")
         kept = datasets.keep(store, name, rows, source=f"{version.source} and log:{name}", split=column)
         windows.append(Window(word, kept.digest, int((rows[column] == "train").sum()), before.height))
-    return Extracted(tuple(windows), new.height, held, float(labelled["predicted_at"].max()))  # type: ignore[arg-type]
+    fresh = int((asked > since).sum())
+    return Extracted(tuple(windows), new.height, fresh, held, float(asked[-1]))
 
 
 def _window(word: str, old: "pl.DataFrame", new: "pl.DataFrame", column: str) -> "tuple[pl.DataFrame, pl.DataFrame]":
@@ -139,27 +147,32 @@ def _with_split(rows: "pl.DataFrame", section: DataSection) -> "pl.DataFrame":
     return pl.concat([parts[name].with_columns(pl.lit(name).alias(SPLIT)) for name in names if name in parts])
 
 
-def _rows_like(old: "pl.DataFrame", labelled: "pl.DataFrame", section: DataSection, make: Any) -> "pl.DataFrame":
-    """The labelled requests with the columns of the data, in their order."""
+def _rows_of(labelled: "pl.DataFrame", section: DataSection, make: Any, clock: Any) -> "tuple[pl.DataFrame, pl.Series]":
+    """The labelled requests as rows, and when each was asked; `clock` is the type of the data's times."""
     import polars as pl
 
-    if make is None:
-        rows = labelled.rename({"label": section.label}) if section.label != "label" else labelled
-    else:
-        made = [row for one in labelled.iter_rows(named=True) if (row := make(one)) is not None]
-        if not made:
+    asked = labelled["predicted_at"]
+    if make is not None:
+        made = [make(one) for one in labelled.iter_rows(named=True)]
+        rows = [row for row in made if row is not None]
+        if not rows:
             raise InvalidData("the function of rows made no row of the labelled requests")
-        rows = pl.DataFrame(made, infer_schema_length=None)
+        return pl.DataFrame(rows, infer_schema_length=None), asked.filter(pl.Series([row is not None for row in made]))
+    found = labelled.rename({"label": section.label}) if section.label != "label" else labelled
+    # What a request cannot know by itself.
+    given = {section.time: _moments(asked, clock)} if section.time else {}
+    if len(section.key) == 1 and section.key[0] != section.time:
+        given[section.key[0]] = labelled["prediction_id"]
+    return found.with_columns(values.alias(name) for name, values in given.items() if name not in found.columns), asked
+
+
+def _like(old: "pl.DataFrame", rows: "pl.DataFrame") -> "pl.DataFrame":
+    """These rows with the columns of the data, in their order."""
+    import polars as pl
+
     columns = []
     for name, dtype in old.schema.items():
-        if name in rows.columns:
-            values = rows[name]
-        elif name == section.time and make is None:
-            values = _moments(rows["predicted_at"], dtype)
-        elif section.key == (name,) and make is None:
-            values = rows["prediction_id"]
-        else:
-            values = pl.Series([None] * rows.height, dtype=dtype)
+        values = rows[name] if name in rows.columns else pl.Series([None] * rows.height, dtype=dtype)
         try:
             columns.append(values.cast(dtype).alias(name))
         except pl.exceptions.PolarsError:

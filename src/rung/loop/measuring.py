@@ -25,6 +25,8 @@ class Measured(msgspec.Struct, frozen=True):
 
     seen: Seen = Seen()
     """What triggers go by."""
+    maturity: float = 0.0
+    """Age in seconds at which a label counts; 0 while it is not known."""
     watch: Watch | None = None
     """The quality detector, which goes on from here."""
     quality: dict[str, Any] = {}
@@ -55,10 +57,9 @@ def measure(project: ProjectSettings, folder: Path, model: str, now: float) -> M
     report = quality.measure(
         store, log, model, now=now, how=with_catalog(how, repository, model), before=last(store, model).watch
     )
-    watched = report.detector
-    worse = watched.alarm if watched is not None and watched.limit is not None else None
-    moved = _drift(store, log, repository, model, section, now, report, worse)
-    labels, labelled = _labels(store, log, model, section, now)
+    watched, maturity = report.detector, report.maturity_seconds or 0.0
+    moved = _drift(store, log, repository, model, section, report)
+    labels, labelled = _labels(store, log, model, section, now - maturity)
     evidence = {"quality": watched.why if watched is not None else ""}
     if moved is not None:
         evidence |= {"triage": moved.triage.why, "columns": ", ".join(moved.persistent)}
@@ -68,10 +69,10 @@ def measure(project: ProjectSettings, folder: Path, model: str, now: float) -> M
         labelled=labelled,
         drifted=moved.confirmed if moved is not None else None,
         triage=moved.triage.kind if moved is not None else "",
-        worse=worse,
+        worse=report.fell,
         evidence={name: text for name, text in evidence.items() if text},
     )
-    found = Measured(seen, watched, _figures(report), _told(moved))
+    found = Measured(seen, maturity, watched, _figures(report), _told(moved))
     store.put(_key(model), msgspec.json.encode(found))
     return found
 
@@ -82,9 +83,7 @@ def _drift(
     repository: BlobStore,
     model: str,
     section: ModelSettings,
-    now: float,
     report: QualityReport,
-    worse: bool | None,
 ) -> DriftReport | None:
     # Triage is for both: what looks like a fault of the data starts nothing.
     if not {"drift", "quality"} & set(section.retrain.on):
@@ -92,11 +91,20 @@ def _drift(
     # 65 MB with what it imports, and the control plane only reads what a job has measured.
     from rung.data import drift
 
-    uneven = {"fail": True, "pass": False}.get(report.imbalance.outcome)
     try:
-        return drift.measure(store, log, repository, model, section, now=now, quality_fell=worse, coverage_moved=uneven)
+        found = drift.examine(
+            store,
+            log,
+            repository,
+            model,
+            section,
+            now=report.at,
+            quality_fell=report.fell,
+            coverage_moved=report.uneven,
+        )
     except NotFound:
         return None
+    return found.report
 
 
 def _told(report: DriftReport | None) -> dict[str, Any]:
@@ -126,15 +134,14 @@ def _figures(report: QualityReport) -> dict[str, Any]:
     }
 
 
-def _labels(store: BlobStore, log: Path, model: str, section: ModelSettings, now: float) -> tuple[int, int]:
+def _labels(store: BlobStore, log: Path, model: str, section: ModelSettings, until: float) -> tuple[int, int]:
     """Labelled requests, old enough to count: those beyond the last retraining's, and all."""
     taken = [
         float(one.decisions["extract"].result["before"])
         for one in requests.retrainings(store, model)
         if "extract" in one.decisions and one.decisions["extract"].outcome == "pass"
     ]
-    until, kind = now - section.release.maturity, section.retrain.kind
-    times = feedback.labelled(store, log, model, until=until, kind=kind, columns=["time"])["time"]
+    times = feedback.labelled(store, log, model, until=until, kind=section.retrain.kind, columns=["time"])["time"]
     return int((times >= max(taken, default=0.0)).sum()), times.len()
 
 

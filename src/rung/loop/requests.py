@@ -8,7 +8,8 @@ A step that is done again, because its process died after the last time, finds i
 each has one effect, whoever is killed where.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import msgspec
 
@@ -59,15 +60,19 @@ def find(store: BlobStore, model: str, number: int) -> Retraining:
     return Retraining(model, number, request, dict(_decisions(store, model, number, STEPS)))
 
 
-def retrainings(store: BlobStore, model: str) -> list[Retraining]:
-    """All of a model, oldest first."""
+def retrainings(
+    store: BlobStore, model: str, *, known: Mapping[int, Retraining] = MappingProxyType({})
+) -> list[Retraining]:
+    """All of a model, oldest first; those in `known`, which are over, are not read again."""
     there: dict[int, set[str]] = {}
     for blob in store.list(f"retrains/{model}"):
         digits, _, name = blob.key.removeprefix(f"retrains/{model}/").partition("/")
         there.setdefault(int(digits), set()).add(name)
     found = []
     for number, names in sorted(there.items()):
-        if "request.json" in names:
+        if number in known:
+            found.append(known[number])
+        elif "request.json" in names:
             request = msgspec.json.decode(store.get(_key(model, number, "request")), type=Request)
             steps = [step for step in STEPS if f"{step}.json" in names]
             found.append(Retraining(model, number, request, dict(_decisions(store, model, number, steps))))

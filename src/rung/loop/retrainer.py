@@ -26,8 +26,8 @@ _LOST_AFTER = 120.0
 class Retrainer:
     """Watches the models of a project that are trained again.
 
-    Nothing is remembered that cannot be read again: requests and decisions lie in the store, the chain in the job
-    table. It may be killed anywhere, and two at once do no harm.
+    What is remembered is only what does not change any more and can be read again: requests and decisions lie in the
+    store, the chain in the job table. It may be killed anywhere, and two at once do no harm.
     """
 
     def __init__(
@@ -41,6 +41,10 @@ class Retrainer:
     ) -> None:
         self._jobs, self._repository, self._data, self._clock = jobs, repository, data, clock
         self._models = models
+        self._over: dict[str, dict[int, Retraining]] = {}
+        """Model -> number -> retrainings that are over."""
+        self._chains: dict[tuple[str, int], list[int]] = {}
+        """Model and number of what is under way -> its jobs."""
         self._events = structlog.get_logger("rung.loop")
 
     def turn(self) -> list[tuple[str, Plan]]:
@@ -82,14 +86,16 @@ class Retrainer:
         now = self._clock()
         request = Request("manual", f"{now:.6f}", why or "asked for by hand", now, by)
         made = requests.ask(self._data, name, request)
-        chain.start(self._jobs, made)
+        self._start(made)
         return made
 
     def _look(self, name: str, policy: Policy, tick: float | None = None) -> Plan:
         now = self._clock()
-        past = requests.retrainings(self._data, name)
+        over = self._over.setdefault(name, {})
+        past = requests.retrainings(self._data, name, known=over)
         if past and not past[-1].over:
-            past[-1] = chain.follow(self._jobs, self._data, past[-1], now)
+            past[-1] = chain.follow(self._jobs, self._data, past[-1], self._start(past[-1]), now)
+        over |= {one.number: one for one in past if one.over}
         current = releases.current(self._repository, name)
         rolling = current is not None and current.rollout is not None
         seen = measuring.last(self._data, name).seen
@@ -102,11 +108,19 @@ class Retrainer:
         decided = plan(policy, seen, past, now, tick=tick, rolling=rolling)
         if decided.request is not None:
             made = requests.ask(self._data, name, decided.request)
-            chain.start(self._jobs, made)
+            self._start(made)
             self._events.info(
                 "a retraining was asked for", action="retrain", model=name, number=made.number, reason=decided.why
             )
         return decided
+
+    def _start(self, retraining: Retraining) -> list[int]:
+        """Its jobs, submitted where that has not been done or nobody knows."""
+        key = (retraining.model, retraining.number)
+        if key not in self._chains:
+            self._chains = {other: ids for other, ids in self._chains.items() if other[0] != retraining.model}
+            self._chains[key] = chain.start(self._jobs, retraining)
+        return self._chains[key]
 
     def _watch(self, name: str, last: float, now: float) -> None:
         """Have it measured: once after each measurement, and again where that job has been lost."""

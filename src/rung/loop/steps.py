@@ -22,6 +22,7 @@ from rung.domain.runs import RunResult
 from rung.loop import requests
 from rung.loop.extraction import Extracted, extract, labelled_rows
 from rung.loop.gates import RULE, Rows, judge
+from rung.loop.measuring import last
 from rung.ports import BlobStore
 from rung.settings.project import ModelSettings, ProjectSettings
 from rung.store.blobs import open_store
@@ -70,6 +71,11 @@ class Work(msgspec.Struct):
         """What an earlier step found."""
         return self.retraining.decisions[step].result
 
+    @property
+    def extracted(self) -> Extracted:
+        """What the first step found."""
+        return msgspec.convert(self.result("extract"), Extracted, strict=False)
+
 
 def do(work: Work, step: Step) -> Decision:
     """Do a step, unless it was done or one before it did not pass.
@@ -92,9 +98,12 @@ _Found = tuple[Any, str, dict[str, Any]]
 def _extract(work: Work) -> _Found:
     model = work.model
     # A label counts once it is so old that most of its kind have come: those that come early are no fair sample.
-    before = work.retraining.request.at - model.release.maturity
+    before = work.retraining.request.at - (model.release.maturity or last(work.data, work.name).maturity)
+    champion = _champion(work)
+    since = _learned_until(work, champion) if champion is not None else 0.0
     try:
-        found = extract(work.data, work.folder, work.name, model, _labelled(work, before))
+        labelled = labelled_rows(work.folder, work.name, model.retrain, before=before)
+        found = extract(work.data, work.folder, work.name, model, labelled, since=since)
     except (InvalidData, ConfigurationError) as error:
         return "fail", str(error), {}
     rows = ", ".join(f"{window.rows:,}" for window in found.windows)
@@ -106,17 +115,13 @@ def _validate(work: Work) -> _Found:
     """Labelled requests that came since the serving version learned, against what it learned from."""
     champion = _champion(work)
     baseline = None
-    since = 0.0
-    if champion is not None:
-        since = _learned_until(work, champion)
-        if champion.profile:
-            content = work.repository.get(f"{work.name}/{champion.version}/{champion.profile}")
-            baseline = msgspec.json.decode(content, type=Profile)
-    found = msgspec.convert(work.result("extract"), Extracted, strict=False)
-    rows, section = _dataset(work, found.windows[0].dataset)
-    earlier = found.windows[0].earlier
-    asked = _labelled(work, work.result("extract")["before"])["predicted_at"]
-    fresh = rows[earlier:].filter((asked > since).head(rows.height - earlier)) if since else rows[earlier:]
+    if champion is not None and champion.profile:
+        content = work.repository.get(f"{work.name}/{champion.version}/{champion.profile}")
+        baseline = msgspec.json.decode(content, type=Profile)
+    # A window leaves out the oldest requests, so the latest ones are those at its end.
+    window = work.extracted.windows[0]
+    rows, section = _dataset(work, window.dataset)
+    fresh = rows[max(window.earlier, rows.height - work.extracted.fresh) :]
     findings = validation.check(fresh, baseline, section) if fresh.height else []
     texts = [f"{finding.verdict}: {finding.text}" for finding in findings]
     red = [finding.text for finding in findings if finding.verdict == "fail"]
@@ -129,7 +134,7 @@ def _validate(work: Work) -> _Found:
 def _train(work: Work) -> _Found:
     """A run for each window; the candidate is the one that does best on the same later rows."""
     _pin(work)
-    found = msgspec.convert(work.result("extract"), Extracted, strict=False)
+    found = work.extracted
     runs: list[RunResult] = []
     for place, window in enumerate(found.windows):
         job = f"retraining-{work.name}-{work.retraining.number}-{window.name}"
@@ -173,8 +178,7 @@ def _gate(work: Work) -> _Found:
     champion = _champion(work, but=candidate)
     if champion is None:
         return "pass", "there is no version before it", {"champion": 0, "rule": RULE}
-    found = msgspec.convert(work.result("extract"), Extracted, strict=False)
-    window = next(one for one in found.windows if one.dataset == work.result("train")["dataset"])
+    window = next(one for one in work.extracted.windows if one.dataset == work.result("train")["dataset"])
     rows, section = _dataset(work, window.dataset)
     numbered = rows.with_row_index("rung_row")
     held = divide(numbered, section)["test"]
@@ -226,10 +230,6 @@ _STEPS: dict[Step, Callable[[Work], _Found]] = {
     "gate": _gate,
     "release": _release,
 }
-
-
-def _labelled(work: Work, before: float) -> Any:
-    return labelled_rows(work.folder, work.name, work.model.retrain, before=before)
 
 
 def _dataset(work: Work, digest: str) -> tuple[Any, Any]:

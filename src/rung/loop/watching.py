@@ -4,13 +4,11 @@ A source that is not there (no replica runs, no model is released) gives nothing
 answer gives an observation without a value.
 """
 
-import http.client
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
 from sqlalchemy import func, select
@@ -22,6 +20,7 @@ from rung.domain.errors import RungError
 from rung.domain.records import blame_of
 from rung.fleet.loop import PartHealth
 from rung.fleet.state import RoleState, is_alive, read_state
+from rung.fleet.status import fetch
 from rung.jobs.queue import JobStore
 from rung.jobs.tables import JOBS, in_state
 from rung.loop.alert_rules import LOOK_ALPHA
@@ -33,7 +32,6 @@ from rung.settings.project import ProjectSettings
 
 __all__ = ["Sources", "Watcher", "of_metrics"]
 
-_PATIENCE = 2.0
 _WINDOW = 300.0
 """Seconds over which shares are taken."""
 _LONG_WINDOW = 600.0
@@ -252,15 +250,10 @@ def _shares(model: str, tally: Mapping[str, float], objective: float) -> Iterato
 
 def _scrape(role: RoleState) -> tuple[str, str] | None:
     """A process with its start, and its page; None where it does not answer."""
-    address = urlsplit(role.url)
-    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=_PATIENCE)
     try:
-        connection.request("GET", "/metrics")
-        return f"{role.name} {role.pid} {role.started}", connection.getresponse().read().decode()
-    except (OSError, http.client.HTTPException, UnicodeDecodeError):
+        return f"{role.name} {role.pid} {role.started}", fetch(role.url, "/metrics").decode()
+    except (OSError, UnicodeDecodeError):
         return None
-    finally:
-        connection.close()
 
 
 def _error(source: str, sample: Sample, now: float) -> GroupedError | None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from rung.catalog import models
 from rung.data import datasets
-from rung.data.drift import examine, measure
+from rung.data.drift import examine
 from rung.data.profile import make
 from rung.domain.errors import NotFound
 from rung.domain.models import Lineage
@@ -242,7 +242,7 @@ def test_answers_and_labels_are_watched_too(place):
     labels = [feedback(one, "yes" if rng.random() < 0.9 else "no") for one in place.sent[-900:]]
     place.project.write(*place.sent, *labels)
     now = NOON + 4_000
-    report = measure(place.project.store, place.project.log, place.repository, "m", SETTINGS, now=now)
+    report = examine(place.project.store, place.project.log, place.repository, "m", SETTINGS, now=now).report
     assert report.persistent_answers == ("y",)
     assert not report.confirmed
     assert report.labels is not None

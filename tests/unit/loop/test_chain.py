@@ -46,16 +46,16 @@ def test_submitted_again_it_is_the_same(jobs, store):
     ids = chain.start(jobs, one)
     assert chain.start(jobs, one) == ids
     done(jobs)
-    assert chain.follow(jobs, store, one, 9.0) == one
+    assert chain.follow(jobs, store, one, ids, 9.0) == one
     assert chain.start(jobs, one) == ids
 
 
 def test_a_dead_job_ends_it_with_the_reason(jobs, store):
     one = ask(store)
-    chain.start(jobs, one)
+    ids = chain.start(jobs, one)
     (job,) = jobs.claim("w", dict.fromkeys(chain.KINDS, 0), batch=10)
     jobs.fail(job, "the disk is gone", again=False)
-    ended = chain.follow(jobs, store, one, 9.0)
+    ended = chain.follow(jobs, store, one, ids, 9.0)
     assert ended.over
     assert "the disk is gone" in ended.decisions["extract"].why
     assert requests.find(store, "m", 1).standing == "ended at extract"
@@ -67,6 +67,6 @@ def test_a_cancelled_step_ends_it(jobs, store):
     requests.decide(store, "m", 1, "extract", Decision("pass", "", 2.0))
     done(jobs)
     jobs.cancel(ids[1], "by hand")
-    ended = chain.follow(jobs, store, requests.find(store, "m", 1), 9.0)
+    ended = chain.follow(jobs, store, requests.find(store, "m", 1), ids, 9.0)
     assert ended.stopped is not None
     assert "cancelled" in ended.stopped.why

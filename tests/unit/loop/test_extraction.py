@@ -60,6 +60,20 @@ def test_the_latest_requests_are_held_out_and_nobody_moves(folder):
     assert set(split["train"].columns) == {"id", "x", "y", SPLIT}
 
 
+def test_what_the_serving_version_may_know_is_told_from_what_it_cannot(folder):
+    (folder / "odd.py").write_text(
+        "def row(request):\n"
+        "    if request['x'] % 2: return {'id': request['prediction_id'], 'x': request['x'], 'y': request['label']}\n"
+    )
+    store = DiskStore(folder / "data")
+    model = ModelSettings(data=DATA, retrain=RetrainSection(least=10, rows="odd:row", windows=("requests:5",)))
+    found = extract(store, folder, "m", model, labelled(50), since=5039.0)
+    # Of the odd ones asked after 5039: 1041, 1043, ... 1049, which no window leaves out.
+    assert (found.labelled, found.fresh, found.until) == (25, 5, 5049.0)
+    version = datasets.load(store, "m", found.windows[0].dataset)
+    assert datasets.frame(store, version)["x"].to_list()[-5:] == [1041, 1043, 1045, 1047, 1049]
+
+
 def test_the_same_requests_are_the_same_data(folder):
     _, first = run(folder)
     store, second = run(folder)

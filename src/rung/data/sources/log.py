@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import orjson
 
+from rung.data.asked import rows_of
 from rung.data.feedback import labelled
 from rung.data.sources import Address
 from rung.domain.datasets import Piece, Quarantined
@@ -76,22 +77,10 @@ class _Log:
 
 
 def _fields(body: bytes | None, media: str) -> dict[str, Any]:
-    if not body:
-        raise ValueError('what was asked was not logged: set [models.NAME.serve.log] inputs = "body"')
-    if media.startswith("image/"):
-        return {"image": body}
-    try:
-        asked = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise ValueError(f"its body is {media or 'of no stated type'}, not JSON") from None
-    if isinstance(asked, dict):
-        asked = next(
-            (asked[key] for key in ("instances", "inputs", "data") if isinstance(asked.get(key), list)), [asked]
-        )
-    if isinstance(asked, list) and len(asked) == 1:
-        (row,) = asked
-        return row if isinstance(row, dict) else {"value": row}
-    raise ValueError("it asked about several rows at once, and its label is about one")
+    rows = rows_of(body, media, ())
+    if len(rows) != 1:
+        raise ValueError("it asked about several rows at once, and its label is about one")
+    return rows[0]
 
 
 def _label(value: str) -> Any:

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 FIRST = """
-import json, sys, time
+import json, sys, threading, time
 from pathlib import Path
 
+importers = []
+sys.addaudithook(lambda name, values: importers.append(threading.current_thread())
+                 if name == "import" and values[0].partition(".")[0] == "mlflow" else None)
 connected = []
 asked = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname")
 sys.addaudithook(lambda name, values: connected.append(repr(values[1:])) if name in asked else None)
@@ -21,10 +24,10 @@ from rung.training import tracking
 
 run = tracking.start(Path(sys.argv[1]), "first", RunSpec("first", "m:train", params={"depth": 3}))
 run.log({"loss": 0.5}, 1, time.time())
-early = "mlflow" not in sys.modules
 run.finish("finished")
+beside = bool(importers) and threading.main_thread() not in importers
 print(json.dumps({
-    "name": run.name, "id": run.id, "early": early, "problem": run.problem, "connected": connected,
+    "name": run.name, "id": run.id, "beside": beside, "problem": run.problem, "connected": connected,
 }))
 """
 

@@ -167,7 +167,7 @@ def train(ctx: Context) -> Trained:
             if ctx.step(loss, optimizer):
                 schedule.step()
         # Measuring costs as much as several epochs of training.
-        if epoch % 3 == 2 or epoch == epochs - 1:
+        if epoch % 5 == 4 or epoch == epochs - 1:
             ctx.report(
                 loss=float(np.mean(losses)), val_iou=float(np.mean(evaluate(network, ctx.data.frame("validation"))))
             )

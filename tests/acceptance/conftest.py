@@ -11,6 +11,12 @@ import msgspec
 import orjson
 import pytest
 
+from rung.catalog import models as catalog
+from rung.store.blobs import DiskStore
+from rung.testing.models import tiny
+
+from .projects import Project
+
 PATIENCE = 30.0
 """Seconds for a start or an end; a machine under load takes its time."""
 
@@ -99,3 +105,21 @@ def rung(tmp_path: Path) -> Rung:
         )
 
     return run
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    """A project with one model; whatever it has up at the end of the test is ended."""
+    (tmp_path / "rung.toml").write_text('[project]\nname = "demo"\n\n[models.tiny]\n')
+    store = DiskStore(tmp_path / ".rung" / "repository")
+    catalog.register(store, tiny(tmp_path / "tiny.onnx"), name="tiny")
+    found = Project(tmp_path)
+    yield found
+    if found.process is not None and found.process.returncode is None:
+        try:
+            found.end()
+        except subprocess.TimeoutExpired:
+            found.process.kill()
+            found.process.wait()
+    if (tmp_path / "up.log").exists():
+        sys.stdout.write(found.log)

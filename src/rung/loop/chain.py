@@ -19,8 +19,14 @@ _TRIES = {"release": 100}
 """A candidate that is on its way keeps the next one waiting, for as long as its ladder takes."""
 
 
-def start(jobs: JobStore, retraining: Retraining) -> list[int]:
-    """Submit the chain, whole or not at all; ids of its jobs, in the order of the steps. Again, it is the same one."""
+def start(jobs: JobStore, retraining: Retraining, longest: float) -> list[int]:
+    """Submit the chain, whole or not at all; ids of its jobs, in the order of the steps. Again, it is the same one.
+
+    Args:
+        jobs: the job table.
+        retraining: what was asked for.
+        longest: seconds that one try of a step may take; one that hangs is ended, and tried again.
+    """
 
     def submit(connection: Connection) -> list[int]:
         ids: list[int] = []
@@ -34,6 +40,7 @@ def start(jobs: JobStore, retraining: Retraining) -> list[int]:
                 after=(ids[-1],) if ids else (),
                 max_attempts=_TRIES.get(step, 5),
                 backoff=2.0,
+                timeout=longest,
             )
             ids += add(connection, [job], jobs.now(connection))
         return ids

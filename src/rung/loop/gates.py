@@ -9,6 +9,9 @@ on every slice, it must not be shown to be worse. The losses of a row lie betwee
     segmentation     1 - overlap by union
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,7 +20,6 @@ import numpy as np
 from rung.catalog import models
 from rung.domain.errors import InvalidData
 from rung.domain.rules import Verdict, combine
-from rung.domain.scorecards import Latency
 from rung.domain.tensors import Array
 from rung.ports import BlobStore
 from rung.settings.project import DataSection, RetrainSection
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RULE", "Rows", "judge", "losses"]
 
-RULE = "gate 1"
+RULE = "gate 2"
 """Name and version of the rules: they are written down with each decision."""
 
 
@@ -45,13 +47,8 @@ class Rows(msgspec.Struct):
     section: DataSection
 
 
-class _Side(msgspec.Struct):
-    """One version's answers."""
-
-    losses: Array
-    """float64 [rows]; NaN where it refused."""
-    size: int
-    times: tuple[Latency, ...]
+_OPENED = 3
+"""Times that both are loaded until the new one counts as slower."""
 
 
 def judge(
@@ -63,9 +60,12 @@ def judge(
         InvalidData: the rows lack a column or a label, or one of the versions answered none of them.
         NotFound, BundleError: a version is not there, or may not be served.
     """
-    old, new = (_answers(store, name, version, rows, task) for version in (champion, candidate))
-    both = np.isfinite(old.losses) & np.isfinite(new.losses)
-    worse = new.losses - old.losses
+    sides = partial(_sides, store, name, (champion, candidate), task)
+    with sides() as (old, new):
+        before, now = _losses(old, rows), _losses(new, rows)
+        sizes = _smaller(old.size, new.size, settings)
+    both = np.isfinite(before) & np.isfinite(now)
+    worse = now - before
     newest = noninferiority(worse[both & rows.newest].tolist(), margin=settings.margin, alpha=settings.alpha)
     required = [_golden(store, name, candidate), _named("newest requests", newest)]
     parts = [("earlier data", ~rows.newest), *_slices(rows)]
@@ -75,8 +75,9 @@ def judge(
         for what, inside in parts
         if settings.forget < 1 and (both & inside).sum() >= LEAST
     ]
-    refused = int((np.isfinite(old.losses) & ~np.isfinite(new.losses)).sum())
-    allowed = [*slices, _refusals(refused, len(worse)), _faster(old, new, settings), _smaller(old, new, settings)]
+    refused = int((np.isfinite(before) & ~np.isfinite(now)).sum())
+    speed = _faster(sides, rows.frame[np.flatnonzero(both).tolist()], rows.section, settings)
+    allowed = [*slices, _refusals(refused, len(worse)), speed, sizes]
     # What only must not fail does not keep a version back by being undecided.
     found = combine([*required, *(one for one in allowed if one.outcome == "fail")], rule=RULE)
     kept = {"verdicts": [msgspec.to_builtins(one) for one in (*required, *allowed)]}
@@ -95,17 +96,22 @@ def losses(answerer: Answerer, graded: Graded, rows: int, scale: float) -> Array
     return found
 
 
-def _answers(store: BlobStore, name: str, version: int, rows: Rows, task: str) -> _Side:
+@contextmanager
+def _sides(store: BlobStore, name: str, versions: tuple[int, int], task: str) -> Iterator[tuple[Answerer, Answerer]]:
+    old, new = versions
+    with opened(store, name, old, task=task) as champion, opened(store, name, new, task=task) as candidate:
+        yield champion, candidate
+
+
+def _losses(answerer: Answerer, rows: Rows) -> Array:
     frame, section = rows.frame, rows.section
-    with opened(store, name, version, task=task) as answerer:
-        graded = grade(answerer, frame, section.label, answerer.answer(frame, section))
-        scale = 1.0
-        if answerer.task == "regression":
-            # Of the earlier rows, which were there before the ones that are judged by.
-            before = frame[section.label].to_numpy()[~rows.newest]
-            scale = 3 * float(np.std(before if len(before) > 1 else frame[section.label].to_numpy())) or 1.0
-        times = latency.measure(answerer, frame[graded.rows.tolist()], section)
-        return _Side(losses(answerer, graded, frame.height, scale), answerer.size, times)
+    graded = grade(answerer, frame, section.label, answerer.answer(frame, section))
+    scale = 1.0
+    if answerer.task == "regression":
+        # Of the earlier rows, which were there before the ones that are judged by.
+        before = frame[section.label].to_numpy()[~rows.newest]
+        scale = 3 * float(np.std(before if len(before) > 1 else frame[section.label].to_numpy())) or 1.0
+    return losses(answerer, graded, frame.height, scale)
 
 
 def _golden(store: BlobStore, name: str, version: int) -> Verdict:
@@ -139,20 +145,36 @@ def _refusals(refused: int, rows: int) -> Verdict:
     return Verdict("pass", "refusals", "It answers every row that the old one does.")
 
 
-def _faster(old: _Side, new: _Side, settings: RetrainSection) -> Verdict:
-    """By the intervals of the median of one-row calls, timed one after the other in this process."""
-    if not old.times or not new.times:
-        return Verdict("inconclusive", "latency", "The time of an answer could not be measured.")
-    before, now = old.times[0].p50, new.times[0].p50
-    evidence = {"before": msgspec.to_builtins(before), "now": msgspec.to_builtins(now), "most": settings.slower}
-    text = f"One row takes {1e3 * now.value:.3g} ms, and took {1e3 * before.value:.3g} ms"
-    slow = now.low > settings.slower * before.high
-    return Verdict("fail" if slow else "pass", "latency", f"{text}; {settings.slower:g} times are allowed.", evidence)
+def _faster(
+    sides: Callable[[], AbstractContextManager[tuple[Answerer, Answerer]]],
+    frame: "pl.DataFrame",
+    section: DataSection,
+    settings: RetrainSection,
+) -> Verdict:
+    """Asked by turns.
 
-
-def _smaller(old: _Side, new: _Side, settings: RetrainSection) -> Verdict:
-    large = new.size > settings.larger * old.size
+    One graph loaded twice may differ by where its memory lies, so one that seems slower is loaded anew: it is slower
+    if it is so each time.
+    """
+    ratio = None
+    for _ in range(_OPENED):
+        with sides() as (old, new):
+            ratio = latency.compare(old, new, frame, section) if frame.height else None
+        if ratio is None:
+            return Verdict("inconclusive", "latency", "The time of an answer could not be measured.")
+        if ratio.low <= settings.slower:
+            break
+    assert ratio is not None
+    slow = ratio.low > settings.slower
     why = (
-        f"The new version has {new.size:,} bytes, and the old one {old.size:,}; {settings.larger:g} times are allowed."
+        f"One row takes {ratio.value:.3g} [{ratio.low:.3g}, {ratio.high:.3g}] times as long as before; "
+        f"{settings.slower:g} times are allowed."
     )
+    evidence = {"ratio": msgspec.to_builtins(ratio), "most": settings.slower}
+    return Verdict("fail" if slow else "pass", "latency", why, evidence)
+
+
+def _smaller(old: int, new: int, settings: RetrainSection) -> Verdict:
+    large = new > settings.larger * old
+    why = f"The new version has {new:,} bytes, and the old one {old:,}; {settings.larger:g} times are allowed."
     return Verdict("fail" if large else "pass", "size", why)

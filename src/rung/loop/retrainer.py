@@ -17,8 +17,10 @@ from rung.settings.project import ModelSettings
 
 __all__ = ["Retrainer"]
 
-_BUSY = 60.0
+_BUSY = 300.0
 """Seconds between two measurements while a retraining is under way, at least."""
+_LONGEST = 3600.0
+"""Seconds that a measurement may take."""
 _LOST_AFTER = 120.0
 """Seconds after which a measurement that has not come is asked for again."""
 
@@ -103,7 +105,8 @@ class Retrainer:
         if past and not past[-1].over:
             # Nothing can be asked for now, and who trains needs the cores.
             every = max(every, _BUSY)
-        if policy.watches and now - seen.at >= every:
+        # A measurement of the future was made before the clock was set back.
+        if policy.watches and not 0 <= now - seen.at < every:
             self._watch(name, seen.at, now)
         decided = plan(policy, seen, past, now, tick=tick, rolling=rolling)
         if decided.request is not None:
@@ -119,12 +122,14 @@ class Retrainer:
         key = (retraining.model, retraining.number)
         if key not in self._chains:
             self._chains = {other: ids for other, ids in self._chains.items() if other[0] != retraining.model}
-            self._chains[key] = chain.start(self._jobs, retraining)
+            self._chains[key] = chain.start(self._jobs, retraining, self._models[retraining.model].retrain.longest)
         return self._chains[key]
 
     def _watch(self, name: str, last: float, now: float) -> None:
         """Have it measured: once after each measurement, and again where that job has been lost."""
         slot = int(now // max(self._models[name].retrain.watch, _LOST_AFTER))
         key = f"{name}/{last:.3f}/{slot}"
-        watch = NewJob(kind="models.watch", arguments={"model": name}, idempotency_key=key, max_attempts=3)
+        watch = NewJob(
+            kind="models.watch", arguments={"model": name}, idempotency_key=key, max_attempts=3, timeout=_LONGEST
+        )
         self._jobs.submit(watch)

@@ -121,7 +121,8 @@ def plan(
     if seen.labelled is not None and seen.labelled < policy.least:
         return Plan(None, f"{wanted.why}; {seen.labelled} of {policy.least} labels are there")
     ours = [one for one in past if one.request.cause != "manual"]
-    if past and now - past[-1].request.at < policy.cooldown:
+    # One of the future was asked for before the clock was set back: nobody knows how long ago.
+    if past and 0 <= now - past[-1].request.at < policy.cooldown:
         left = policy.cooldown - (now - past[-1].request.at)
         return Plan(None, f"{wanted.why}; the cooldown lasts {left:.0f} s more")
     spent = sum(one.request.at > now - policy.budget_seconds for one in ours)

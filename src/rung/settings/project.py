@@ -145,6 +145,8 @@ class RetrainSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What to learn from: `all`, `requests:COUNT` (the earlier data and so many of the latest labelled requests) or
     `rows:COUNT` (the latest rows, be they requests or earlier data). Of several each is tried, and the one that does
     best on later rows is taken."""
+    longest: _Seconds = 86_400.0
+    """Seconds that a step, such as the training, may take: one that hangs is ended then, and tried again."""
     least: _AtLeastOne = 40
     """Labelled requests that have to be there."""
     holdout: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.3

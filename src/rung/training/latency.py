@@ -13,9 +13,11 @@ from rung.training.answering import Answerer
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["measure", "quantile"]
+__all__ = ["compare", "measure", "quantile"]
 
 _CALLS, _SECONDS, _WARM = 400, 1.5, 3
+_ROUNDS, _LEAST, _TURN = 21, 6, 20
+"""Six rounds are the fewest that hold an interval of their median."""
 _ROWS, _PICTURES = 32, 8
 
 
@@ -47,7 +49,46 @@ def _timed(answerer: Answerer, frame: "pl.DataFrame", columns: tuple[str, ...], 
     return Latency(size, len(seconds), p50, quantile(seconds, 0.99, "p99")) if p50 else None
 
 
-def quantile(seconds: list[float], q: float, name: str, *, level: float = 0.95) -> Figure | None:
+def compare(old: Answerer, new: Answerer, frame: "pl.DataFrame", section: DataSection) -> Figure | None:
+    """How many times as long a call of one row takes with `new`: the median over rounds, by order statistics.
+
+    In each of 21 rounds both are asked the same rows by turns, so that whatever else the machine does slows both. It
+    takes 20 calls of each a round or 3 s, whichever comes first, but 6 rounds. Give rows that both have answered; None
+    where one of them is refused.
+    """
+    sides = [(one, one.columns(frame, section)) for one in (old, new)]
+    ratios: list[float] = []
+    until = time.perf_counter() + 2 * _SECONDS
+    for turn in range(_WARM + _ROUNDS):
+        took = _turn(sides, frame, turn)
+        if took is None:
+            return None
+        if turn >= _WARM:
+            before, now = np.median(took, axis=0)
+            ratios.append(float(now / before))
+        if len(ratios) >= _LEAST and time.perf_counter() > until:
+            break
+    return quantile(ratios, 0.5, "ratio", unit="")
+
+
+def _turn(sides: list[tuple[Answerer, tuple[str, ...]]], frame: "pl.DataFrame", turn: int) -> list[list[float]] | None:
+    """Seconds of both for each of some rows; None where one is refused."""
+    took: list[list[float]] = []
+    ends = time.perf_counter() + 2 * _SECONDS / _ROUNDS
+    while not took or (len(took) < _TURN and time.perf_counter() < ends):
+        row = frame[(turn * _TURN + len(took)) % frame.height :][:1]
+        seconds = [0.0, 0.0]
+        for side in (0, 1) if len(took) % 2 else (1, 0):
+            answerer, columns = sides[side]
+            one = answerer.timed(answerer.payload(row, columns))
+            if one is None:
+                return None
+            seconds[side] = one
+        took.append(seconds)
+    return took
+
+
+def quantile(seconds: list[float], q: float, name: str, *, level: float = 0.95, unit: str = "s") -> Figure | None:
     """A quantile between two of the values themselves, whatever their distribution (order statistics).
 
     The number of values under the quantile is binomial. None where so few values cannot hold it at the level: the
@@ -65,4 +106,4 @@ def quantile(seconds: list[float], q: float, name: str, *, level: float = 0.95) 
         return None
     value = float(ordered[min(math.ceil(q * count), count) - 1])
     low, high = float(ordered[below - 1]), float(ordered[above - 1])
-    return Figure(name, value, low, high, count, count, "order statistics", level, "s")
+    return Figure(name, value, low, high, count, count, "order statistics", level, unit)

@@ -33,7 +33,7 @@ def done(jobs):
 
 def test_steps_come_one_after_the_other_and_a_chain_after_the_one_before(jobs, store):
     for occasion in "ab":
-        chain.start(jobs, ask(store, occasion))
+        chain.start(jobs, ask(store, occasion), 60.0)
     seen = []
     while steps := done(jobs):
         assert len(steps) == 1
@@ -43,16 +43,16 @@ def test_steps_come_one_after_the_other_and_a_chain_after_the_one_before(jobs, s
 
 def test_submitted_again_it_is_the_same(jobs, store):
     one = ask(store)
-    ids = chain.start(jobs, one)
-    assert chain.start(jobs, one) == ids
+    ids = chain.start(jobs, one, 60.0)
+    assert chain.start(jobs, one, 60.0) == ids
     done(jobs)
     assert chain.follow(jobs, store, one, ids, 9.0) == one
-    assert chain.start(jobs, one) == ids
+    assert chain.start(jobs, one, 60.0) == ids
 
 
 def test_a_dead_job_ends_it_with_the_reason(jobs, store):
     one = ask(store)
-    ids = chain.start(jobs, one)
+    ids = chain.start(jobs, one, 60.0)
     (job,) = jobs.claim("w", dict.fromkeys(chain.KINDS, 0), batch=10)
     jobs.fail(job, "the disk is gone", again=False)
     ended = chain.follow(jobs, store, one, ids, 9.0)
@@ -63,10 +63,15 @@ def test_a_dead_job_ends_it_with_the_reason(jobs, store):
 
 def test_a_cancelled_step_ends_it(jobs, store):
     one = ask(store)
-    ids = chain.start(jobs, one)
+    ids = chain.start(jobs, one, 60.0)
     requests.decide(store, "m", 1, "extract", Decision("pass", "", 2.0))
     done(jobs)
     jobs.cancel(ids[1], "by hand")
     ended = chain.follow(jobs, store, requests.find(store, "m", 1), ids, 9.0)
     assert ended.stopped is not None
     assert "cancelled" in ended.stopped.why
+
+
+def test_a_step_that_hangs_is_ended(jobs, store):
+    for id in chain.start(jobs, ask(store), 60.0):
+        assert jobs.get(id).timeout == 60.0

@@ -19,7 +19,8 @@ SECTION = DataSection(label="y", features=("a", "b"))
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(latency, "_CALLS", 10)
+    monkeypatch.setattr(latency, "_ROUNDS", 6)
+    monkeypatch.setattr(latency, "_TURN", 2)
 
 
 @pytest.fixture(scope="module")

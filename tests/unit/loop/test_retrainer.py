@@ -96,3 +96,10 @@ def test_one_model_with_a_wrong_setting_does_not_keep_the_others(world):
     with pytest.raises(ConfigurationError, match="'moon' starts nothing"):
         world.retrainer.turn()
     assert len(requests.retrainings(world.data, "m")) == 1
+
+
+def test_a_clock_that_was_set_back_a_day_does_not_stop_the_measuring(world):
+    world.measured()
+    world.now -= 86_400
+    world.retrainer.turn()
+    assert world.kinds() == ["models.watch"]

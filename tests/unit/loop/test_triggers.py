@@ -55,6 +55,11 @@ def test_what_stands_in_the_way(past, rolling, why):
     assert why in decided.why
 
 
+def test_a_clock_that_was_set_back_a_day_does_not_hold_it_up_for_that_day():
+    decided = plan(ALL, Seen(at=5.0, labels=500), [before(1, -DAY)], NOW, rolling=False)
+    assert decided.request is not None
+
+
 def test_it_waits_for_labels():
     decided = plan(Policy(drift=True, least=40), Seen(at=5.0, drifted=True, labelled=39), [], NOW, rolling=False)
     assert decided.request is None

@@ -138,32 +138,52 @@ def until(holds, seconds, what):
     return found
 
 
+class Up:
+    """The project's `rung up`, started again by `start` at the port that it had."""
+
+    def __init__(self, folder):
+        self.folder, self.port = folder, 0
+        self.start()
+
+    def start(self):
+        with (self.folder / "up.log").open("wb") as log:
+            command = [sys.executable, "-m", "rung", "up", "--port", str(self.port)]
+            self.process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log)
+        until(lambda: "is up" in self.log(), 60, self.log)
+        self.url = json.loads((self.folder / ".rung" / "up.json").read_text())["url"]
+        self.port = urlsplit(self.url).port
+
+    def log(self):
+        return (self.folder / "up.log").read_text()
+
+    def end(self):
+        self.process.terminate()
+        self.process.wait(60)
+
+
 @pytest.fixture
 def project(tmp_path):
-    """A trained project and its `rung up`; folder, URL of its door, and process id."""
+    """A trained project that is up."""
     folder = tmp_path / "line"
     folder.mkdir()
     (folder / "rung.toml").write_text(PROJECT)
     (folder / "model.py").write_text(MODEL)
     rung("train", cwd=folder)
-    with (folder / "up.log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-m", "rung", "up"], cwd=folder, stdout=log, stderr=log)
+    up = Up(folder)
     try:
-        until(lambda: "is up" in (folder / "up.log").read_text(), 60, (folder / "up.log").read_text)
-        yield folder, json.loads((folder / ".rung" / "up.json").read_text())["url"], process.pid
+        yield up
     finally:
-        process.terminate()
-        process.wait(60)
-        print((folder / "up.log").read_text()[-4000:])
+        up.end()
+        print(up.log()[-4000:])
 
 
 class Story:
     """The project with its users, until a version that was trained anew answers everybody."""
 
-    def __init__(self, project, patience):
-        self.folder, self.url, self.pid = project
+    def __init__(self, up, patience):
+        self.folder = up.folder
         self.patience = patience
-        self.users = Users(self.url)
+        self.users = Users(up.url)
 
     def asked(self, *args):
         return json.loads(rung(*args, "--json", cwd=self.folder))
@@ -226,12 +246,15 @@ def test_drift_is_noticed_and_a_better_version_gets_to_everybody_and_a_bad_one_b
 
 
 class Killer:
-    """Ends a process of a project with signal 9 now and then, once `begins` says so; never the supervisor."""
+    """Ends any process of a project with signal 9 now and then, once `begins` says so.
 
-    def __init__(self, pid, kills, seed, begins):
-        self.begins = begins
+    Nobody but a person starts a supervisor again, which the killer does at once.
+    """
+
+    def __init__(self, up, kills, seed, begins):
+        self.up, self.left, self.begins = up, kills, begins
         self.draw = random.Random(seed)
-        self.supervisor, self.left, self.killed = psutil.Process(pid), kills, []
+        self.killed = []
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._live)
         self.thread.start()
@@ -242,18 +265,22 @@ class Killer:
         while self.left and not self.stop.wait(self.draw.uniform(1.0, 6.0)):
             try:
                 # In a fixed order of age, so that a seed means about the same each time.
-                there = sorted(self.supervisor.children(recursive=True), key=lambda one: one.create_time())
-                victim = self.draw.choice(there)
+                supervisor = psutil.Process(self.up.process.pid)
+                family = [supervisor, *supervisor.children(recursive=True)]
+                victim = self.draw.choice(sorted(family, key=lambda one: one.create_time()))
                 words = " ".join(victim.cmdline()[-3:])
                 victim.send_signal(signal.SIGKILL)
             except (psutil.Error, IndexError):
                 continue
             self.left -= 1
             self.killed.append(words)
+            if victim == supervisor:
+                self.up.process.wait(60)
+                self.up.start()
 
     def end(self):
         self.stop.set()
-        self.thread.join(10)
+        self.thread.join(60)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +292,7 @@ class Killer:
 )
 def test_killed_anywhere_it_still_ends_right(project, kills, seed, at):
     story = Story(project, 600)
-    killer = Killer(story.pid, kills, seed, lambda: not at or any((story.folder / ".rung" / "data").glob(at)))
+    killer = Killer(project, kills, seed, lambda: not at or any((story.folder / ".rung" / "data").glob(at)))
     try:
         after = story.play()
     finally:

@@ -379,6 +379,9 @@ class Manager:
             raise NotReady(f"model {name!r} is between two versions")
         if version is not None and name in self.table.answering:
             raise NotFound(f"model {name!r} has no version {version} here; there are {self.versions(name)}")
+        if not self._read:
+            # The door is open before the sources have said what there is.
+            raise NotReady(f"model {name!r} may be among those that are being looked for")
         raise NotFound(f"unknown model {name!r}; there are {sorted(self.table.answering) or 'none'}")
 
     def versions(self, name: str) -> list[int]:

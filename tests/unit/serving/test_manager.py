@@ -50,6 +50,13 @@ async def test_models_are_closed_when_the_manager_is(source):
     assert model.closed
 
 
+async def test_before_the_sources_have_said_what_there_is_a_model_is_not_unknown(source):
+    source.offer("a", 1)
+    manager = Manager([source], ManagerOptions())
+    with pytest.raises(NotReady, match="'a' may be among those that are being looked for"):
+        manager.find("a")
+
+
 async def test_what_find_says(source):
     source.offer("a", 1)
     source.offer("a", 3)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from rung.cli.printing import print_json, print_table
+from rung.cli.train import model_of
 from rung.domain.retraining import Retraining
 from rung.jobs.queue import JobStore
 from rung.loop import requests
@@ -55,14 +56,18 @@ def retrains(model: str, number: int | None, *, as_json: bool) -> None:
     """All retrainings of a model, a line each, or one with its decisions.
 
     Raises:
-        NotFound: there is no such retraining.
+        NotFound: there is no such model, or no such retraining.
     """
-    store = open_store(project_here().project.data)
+    settings = project_here()
+    store = open_store(settings.project.data)
+    there = requests.retrainings(store, model)
+    if model not in settings.models and not there:
+        # Not a model that has been taken out of the file: what was done with it can still be read.
+        model_of(settings, model)
     if number is not None:
         found = requests.find(store, model, number)
         print_json(found) if as_json else print("\n".join(_whole(found)))
         return
-    there = requests.retrainings(store, model)
     if as_json:
         print_json(there)
     elif not there:

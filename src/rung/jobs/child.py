@@ -9,10 +9,11 @@ from typing import Any
 
 import msgspec
 
+from rung.channel import Channel
 from rung.domain.errors import Cancelled, RungError, Unsupported
 from rung.domain.jobs import Job
 from rung.jobs.context import JobContext
-from rung.processes import Channel, attach
+from rung.processes import attach
 
 __all__ = ["main", "reason_of"]
 

@@ -11,12 +11,13 @@ import msgspec
 import structlog
 from sqlalchemy import Connection
 
+from rung.channel import Message
 from rung.domain.errors import Cancelled, WorkerDied
 from rung.domain.jobs import Handler, Job
 from rung.jobs.child import reason_of
 from rung.jobs.context import JobContext
 from rung.jobs.endings import Effect
-from rung.processes import Child, Limits, Message
+from rung.processes import Child, Limits
 
 __all__ = ["Outcome", "Try"]
 

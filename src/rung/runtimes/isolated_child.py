@@ -14,9 +14,9 @@ from collections.abc import Callable
 
 import msgspec
 
+from rung.channel import Channel
 from rung.domain.errors import BundleError, InvalidInput, ModelError
 from rung.domain.tensors import DATATYPES, Signature, Tensors
-from rung.processes import Channel
 
 __all__ = ["Declared", "Predict", "answer", "check_fits", "sandbox", "summary"]
 

@@ -19,8 +19,9 @@ from typing import Any
 
 import msgspec
 
+from rung.channel import Channel
 from rung.domain.errors import ConfigurationError, RungError
-from rung.processes import Channel, attach
+from rung.processes import attach
 from rung.training.orders import Order
 
 __all__ = ["main"]

@@ -10,9 +10,10 @@ from typing import Any
 
 import msgspec
 
+from rung.channel import Channel
 from rung.domain.errors import BundleError, ConfigurationError, MissingDependency, RungError, TrainingFailed
 from rung.domain.runs import RunSpec
-from rung.processes import Channel, attach
+from rung.processes import attach
 from rung.settings.file import load_project
 from rung.settings.project import ProjectSettings
 from rung.training.events import Event, Ready, Reported, Started

@@ -217,7 +217,7 @@ _MARKS = {"train": "version 2 is trained", "gate": "it passes the gate", "releas
 def somebody_errs(story: Story, users: Users) -> None:
     """Act 4: the wrong slides, past the gate."""
     users.pause = SLOW
-    story.rung("train", NAME, "--set", "epochs=6", shown=True, NUCLEI_DOMAINS=AWAY)
+    story.rung("train", NAME, "--set", "epochs=4", shown=True, NUCLEI_DOMAINS=AWAY)
     story.rung("release", NAME, 3, "--stages", "25,100", "--because", "looks fine to me", shown=True)
     users.pause = QUICK
     story.marks.append(Mark(time.time(), "version 3 by hand"))
@@ -267,7 +267,7 @@ def play(story: Story, options: argparse.Namespace) -> None:
             measure(story, url, 2)
             somebody_errs(story, users)
             seen = len(users.seen)
-            story.until(lambda: len(users.seen) > seen + 30 or users.failed, "30 more answers")
+            story.until(lambda: len(users.seen) > seen + 80 or users.failed, "80 more answers")
         finally:
             users.end()
         judge(story, users)

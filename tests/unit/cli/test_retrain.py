@@ -16,7 +16,7 @@ def data(tmp_path, monkeypatch):
 
 
 def test_a_name_that_is_not_there_is_named_with_the_nearest(data):
-    with pytest.raises(NotFound, match="no model 'lin' in rung.toml; did you mean line"):
+    with pytest.raises(NotFound, match=r"no model 'lin' in rung\.toml; did you mean line"):
         retrains("lin", None, as_json=False)
 
 

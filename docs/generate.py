@@ -22,7 +22,7 @@ from rung import plugins, settings
 from rung.api import application
 from rung.domain import errors
 from rung.protocols import status
-from rung.settings import alerts, project
+from rung.settings import alerts, project, scaling
 
 REFERENCE = Path(__file__).parent / "reference"
 SOURCE = Path(__file__).parents[1] / "src"
@@ -84,7 +84,7 @@ SECTIONS = (
     (project.RunSection, ""),
     (project.TuneSection, ""),
     (project.ServeSection, ""),
-    (project.ReplicaCount, ""),
+    (scaling.ReplicaCount, ""),
     (project.LogSection, ""),
     (project.ReleaseSection, ""),
     (project.RetrainSection, ""),

@@ -12,6 +12,7 @@ from rung.domain.studies import Choices, Pruner, Range, Sampler
 from rung.settings.alerts import AlertsSection
 from rung.settings.cache import parse_size
 from rung.settings.replica import ServeSettings
+from rung.settings.scaling import ReplicaCount
 
 __all__ = [
     "ControlSettings",
@@ -22,7 +23,6 @@ __all__ = [
     "ProjectSection",
     "ProjectSettings",
     "ReleaseSection",
-    "ReplicaCount",
     "RetrainSection",
     "RunSection",
     "ServeSection",
@@ -56,17 +56,6 @@ class ProjectSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where answers are cached for models that ask for it: `memory`, or `redis://...` to share them."""
     engine: Literal["local"] = "local"
     """Where training and scoring run: `local` is this machine."""
-
-
-class ReplicaCount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`replicas = { min = 1, max = 4 }`: how many replicas may answer for a model."""
-
-    min: _AtLeastOne = 1
-    """Replicas that always run. Every replica holds every model, so the largest `min` of a project counts."""
-    max: _Count = 0
-    """Most replicas; 0 means `min`."""
-    schedule: tuple[str, ...] = ()
-    """Times at which more are wanted."""
 
 
 class LogSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -340,8 +329,13 @@ class ProjectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def replicas(self) -> int:
-        """Replicas that always run."""
-        return max((model.serve.replicas.min for model in self.models.values()), default=1)
+        """Replicas that run to begin with: at least one, which knows when it is not needed."""
+        return max((model.serve.replicas.min for model in self.models.values()), default=1) or 1
+
+    @property
+    def most_replicas(self) -> int:
+        """Replicas that may run."""
+        return max((model.serve.replicas.most for model in self.models.values()), default=1)
 
     @property
     def serving(self) -> ServeSettings:

@@ -17,6 +17,7 @@ from rung import __version__
 from rung.app.recording import open_log, policies_of
 from rung.domain.errors import OperatorError
 from rung.domain.records import ShadowRecord
+from rung.domain.scaling import ReplicaLoad
 from rung.fleet.roles import Setup
 from rung.ports import LoadOptions, Source
 from rung.protocols.batch import Batch
@@ -36,6 +37,7 @@ from rung.serving.background import in_background
 from rung.serving.caching import Caching, collect_cache, open_store
 from rung.serving.control import Control
 from rung.serving.lanes import cores
+from rung.serving.load import load_of
 from rung.serving.log import Logged, PredictionLog
 from rung.serving.log_metrics import collect as collect_log
 from rung.serving.manager import Manager, ManagerOptions
@@ -119,7 +121,7 @@ class Replica:
             *Repository(self.manager, control, log_levels, set_log_level).routes(),
             *Mlflow(self.manager, self.manager.problems, __version__).routes(),
             *TorchServe(self.manager, control, __version__).routes(),
-            *Health(self.manager.problems, metrics.render).routes(),
+            *Health(self.manager.problems, metrics.render, self._load).routes(),
             *(Feedback(log).routes() if log is not None else ()),
         ]
         vertex = Vertex(self.manager, self.manager.problems, settings.health_route, settings.predict_route)
@@ -161,6 +163,9 @@ class Replica:
             await self.caching.store.close()
         if self.log is not None:
             await in_background(self.log.close)
+
+    def _load(self) -> ReplicaLoad:
+        return load_of(self.manager.servables(), ready=self.manager.ready())
 
     def _shadowed(self, record: ShadowRecord) -> None:
         """Take what a shadow's thread found to the event loop, which the log belongs to."""

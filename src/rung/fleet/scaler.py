@@ -1,0 +1,236 @@
+"""The part of the control plane that decides how many replicas there are: looks at them, plans, tells the supervisor.
+
+What it knows is soon seen again: after a start it only waits one window before it takes a replica away.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from rung.domain.scaling import Decision, ReplicaLoad
+from rung.fleet.autoscaler import Fleet, Past, plan
+from rung.fleet.decisions import FOLDER, append
+from rung.fleet.forecast import Forecast, History, forecast, remember
+from rung.fleet.load_reading import Look, Usage, between, latencies
+from rung.fleet.scaling_rules import ModelSeen, Policy
+from rung.fleet.state import RoleState, read_state
+from rung.fleet.status import fetch
+
+__all__ = ["Holding", "ReplicaScaler"]
+
+_SPAN = 5.0
+"""Seconds over which rates are taken: long enough for chance, short enough for a spike."""
+_LATENCIES = 30.0
+"""Seconds of answers that a percentile rests on."""
+_QUIET = 10.0
+"""Least seconds between two lines of the log that move nothing."""
+_ASKED_AT_ONCE = 16
+
+
+class Holding(msgspec.Struct, frozen=True):
+    """What stands in front of the replicas."""
+
+    requests: int = 0
+    """That it holds until there is a replica."""
+    able: bool = False
+    """Whether it would hold any."""
+
+
+class ReplicaScaler:
+    """Decides once a turn.
+
+    Args:
+        folder: Of the project.
+        policies: Of each of its models.
+        tell: Called with a decision that changes the number.
+        holding: What waits in front of the replicas.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        policies: Mapping[str, Policy],
+        tell: Callable[[Decision], object],
+        holding: Callable[[], Holding] = Holding,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._folder = folder
+        self._policies = policies
+        self._tell = tell
+        self._holding = holding
+        self._clock = clock
+        self._weighs = any(policy.cpu or policy.memory for policy in policies.values())
+        self._keeps = max((policy.down_seconds + policy.up_seconds for policy in policies.values()), default=0.0) + 60.0
+        self._looks: deque[tuple[float, dict[str, Look]]] = deque()
+        self._past: deque[Past] = deque()
+        self._work: dict[str, float] = {}
+        self._histories = _read_histories(folder, policies)
+        self._forecasts: dict[str, tuple[int, Forecast]] = {}
+        """Model -> bin in which it was made, and the forecast."""
+        self._asked = clock()
+        self._logged: Decision | None = None
+        self._pool = ThreadPoolExecutor(_ASKED_AT_ONCE, thread_name_prefix="rung-loads")
+        self._log = structlog.get_logger("rung.scaling")
+
+    def turn(self) -> Decision | None:
+        """Observe, plan, act; None where no project runs here."""
+        state = read_state(self._folder)
+        if state is None:
+            return None
+        there = [role for role in state.roles if role.role == "replica" and role.state not in ("stopping", "stopped")]
+        now = self._clock()
+        looks = dict(self._pool.map(self._look, [role for role in there if role.state == "ready" and role.url]))
+        told = {name: look for name, look in looks.items() if look is not None}
+        # One that does not answer now is told for by the others, and has not left for that.
+        ready = sum(look is None or look.load.ready for look in looks.values())
+        holding = self._holding()
+        fleet = Fleet(
+            now=now,
+            replicas=len(there),
+            ready=ready,
+            models=self._seen(now, told, ready),
+            past=tuple(self._past),
+            held=holding.requests,
+            holds=holding.able,
+            idle=now - self._asked,
+        )
+        decision = plan(fleet, self._policies)
+        self._remember(now, told, decision)
+        if decision.moves:
+            self._log.info(
+                "the number of replicas changes",
+                action="scaled",
+                before=decision.before,
+                replicas=decision.replicas,
+                reason=decision.why,
+            )
+            self._tell(decision)
+        return decision
+
+    def _look(self, role: RoleState) -> tuple[str, Look | None]:
+        try:
+            load = msgspec.json.decode(fetch(role.url, "/loadz"), type=ReplicaLoad)
+        except (OSError, msgspec.MsgspecError):
+            return role.name, None
+        return role.name, Look(load, _usage(role.pid) if self._weighs else None)
+
+    def _seen(self, now: float, told: dict[str, Look], ready: int) -> dict[str, ModelSeen]:
+        earlier = self._at(now - _SPAN)
+        found = between(earlier, told, ready, self._work)
+        for name, seen in found.items():
+            self._work[name] = seen.work
+            if seen.rate or seen.in_flight:
+                self._asked = now
+            policy = self._policies.get(name)
+            if policy is None:
+                continue
+            changes: dict[str, object] = {}
+            if policy.p99:
+                changes["p99"], changes["answers"] = latencies(self._at(now - _LATENCIES), told, name, 0.99)
+            if policy.period:
+                changes["forecast"] = self._forecast(name, policy, now, seen.rate)
+            found[name] = msgspec.structs.replace(seen, **changes)
+        return found
+
+    def _at(self, moment: float) -> dict[str, Look]:
+        """What was told at that time: the newest look before it, or the oldest that there is."""
+        best: dict[str, Look] = self._looks[0][1] if self._looks else {}
+        for at, looks in self._looks:
+            if at > moment:
+                break
+            best = looks
+        return best
+
+    def _forecast(self, name: str, policy: Policy, now: float, rate: float) -> Forecast:
+        history = remember(self._histories[name], now, rate)
+        fresh = history.last != self._histories[name].last
+        self._histories[name] = history
+        known = self._forecasts.get(name)
+        if known is None or known[0] != history.last:
+            self._forecasts[name] = known = (history.last, forecast(history, policy.lead))
+        if fresh:
+            _write_histories(self._folder, self._histories)
+        return known[1]
+
+    def _remember(self, now: float, told: dict[str, Look], decision: Decision) -> None:
+        self._looks.append((now, told))
+        while self._looks and self._looks[0][0] < now - _LATENCIES - _SPAN:
+            self._looks.popleft()
+        self._past.append(Past(now, decision.wanted, decision.replicas))
+        while self._past[0].at < now - self._keeps:
+            self._past.popleft()
+        last = self._logged
+        if last is None or decision.moves or (decision.wanted != last.wanted and now - last.at >= _QUIET):
+            append(self._folder, decision)
+            self._logged = decision
+
+    def close(self) -> None:
+        """Ask nobody any more."""
+        self._pool.shutdown(wait=False)
+
+
+def _usage(pid: int) -> Usage | None:
+    """Processor seconds and memory of a process with those below it."""
+    import psutil
+
+    seconds, memory = 0.0, 0
+    try:
+        top = psutil.Process(pid)
+        for process in [top, *top.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                seconds += times.user + times.system
+                memory += process.memory_info().rss
+    except psutil.Error:
+        return None
+    return Usage(seconds, memory)
+
+
+# --- rates, remembered over a restart -------------------------------------------------------------
+
+
+def _read_histories(folder: Path, policies: Mapping[str, Policy]) -> dict[str, History]:
+    known: dict[str, History] = {}
+    with suppress(OSError, msgspec.MsgspecError):
+        # JSON has no NaN: a bin that nobody saw is null.
+        stored = msgspec.json.decode((folder / FOLDER / _RATES).read_bytes(), type=dict[str, _Stored])
+        known = {name: one.history() for name, one in stored.items()}
+    return {
+        name: known[name] if name in known and known[name].period == policy.period else History(policy.period)
+        for name, policy in policies.items()
+        if policy.period
+    }
+
+
+_RATES = "rates.json"
+
+
+class _Stored(msgspec.Struct):
+    period: float
+    rates: list[float | None]
+    last: int
+
+    def history(self) -> History:
+        rates = tuple(float("nan") if rate is None else rate for rate in self.rates)
+        # The bin under way is lost; counting it as unseen keeps the others in their places.
+        return History(self.period, rates, self.last, float("nan"), 1)
+
+
+def _write_histories(folder: Path, histories: Mapping[str, History]) -> None:
+    path = folder / FOLDER / _RATES
+    stored = {
+        name: _Stored(one.period, [rate if rate == rate else None for rate in one.rates], one.last)
+        for name, one in histories.items()
+    }
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_bytes(msgspec.json.encode(stored))
+        temporary.replace(path)

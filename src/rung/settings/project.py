@@ -296,8 +296,12 @@ class ControlSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: _Port = 8080
     """Port of the control API; 0 lets the kernel choose."""
     keys: tuple[Annotated[str, msgspec.Meta(min_length=16)], ...] = ()
-    """Keys that may use the control API, each at least 16 characters; better given as RUNG_CONTROL_KEY.
-    Without one only this machine can reach it."""
+    """Keys of admins, each at least 16 characters; better given as RUNG_CONTROL_KEY, or made by `rung keys create`.
+    Without any only this machine can reach the control API."""
+    tls_certificate: str = ""
+    """PEM file of the control API's certificate with its chain; empty: that of `[serve]`, if there is one."""
+    tls_key: str = ""
+    """PEM file of its private key; empty: it is in the file of the certificate."""
     threads: _AtLeastOne = 8
     """Calls of the control API worked on at once."""
     tick_seconds: _Seconds = 1.0

@@ -22,7 +22,7 @@ from rung import plugins, settings
 from rung.api import application
 from rung.domain import errors
 from rung.protocols import status
-from rung.settings import alerts, project, scaling
+from rung.settings import alerts, front, project, scaling
 
 REFERENCE = Path(__file__).parent / "reference"
 SOURCE = Path(__file__).parents[1] / "src"
@@ -92,6 +92,7 @@ SECTIONS = (
     (alerts.AlertSection, ""),
     (project.ControlSettings, "RUNG_CONTROL_"),
     (project.WorkerSettings, "RUNG_WORKERS_"),
+    (front.FrontSection, "RUNG_FRONT_"),
 )
 """Sections of a project file whose keys stand there, and the beginning of their variables."""
 

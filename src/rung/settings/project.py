@@ -11,6 +11,7 @@ import msgspec
 from rung.domain.studies import Choices, Pruner, Range, Sampler
 from rung.settings.alerts import AlertsSection
 from rung.settings.cache import parse_size
+from rung.settings.front import FrontSection
 from rung.settings.replica import ServeSettings
 from rung.settings.scaling import ReplicaCount
 
@@ -328,6 +329,7 @@ class ProjectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     serve: ServeSettings = ServeSettings()
     control: ControlSettings = ControlSettings()
     workers: WorkerSettings = WorkerSettings()
+    front: FrontSection = FrontSection()
     alerts: AlertsSection = AlertsSection()
     models: dict[str, ModelSettings] = {}
 

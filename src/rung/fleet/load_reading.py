@@ -1,5 +1,6 @@
 """From two looks at each replica's sums to what came in between. Pure."""
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
@@ -8,7 +9,10 @@ import msgspec
 from rung.domain.scaling import ModelLoad, ReplicaLoad
 from rung.fleet.scaling_rules import ModelSeen
 
-__all__ = ["Look", "Usage", "between", "latencies"]
+__all__ = ["SPAN", "Look", "Looks", "Usage", "between", "latencies"]
+
+SPAN = 5.0
+"""Seconds over which rates are taken: long enough for chance, short enough for a spike."""
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -25,6 +29,29 @@ class Look(msgspec.Struct, frozen=True):
 
     load: ReplicaLoad
     usage: Usage | None = None
+
+
+class Looks:
+    """The looks of the last `seconds`, each at all replicas."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._looks: deque[tuple[float, dict[str, Look]]] = deque()
+
+    def add(self, now: float, told: dict[str, Look]) -> None:
+        """Take in what was told at a time, and forget what is too old."""
+        self._looks.append((now, told))
+        while len(self._looks) > 1 and self._looks[1][0] <= now - self._seconds:
+            self._looks.popleft()
+
+    def at(self, moment: float) -> dict[str, Look]:
+        """The newest look at or before a time, or the oldest that there is; empty before the first."""
+        best: dict[str, Look] = self._looks[0][1] if self._looks else {}
+        for at, looks in self._looks:
+            if at > moment:
+                break
+            best = looks
+        return best
 
 
 class _Asked(msgspec.Struct):

@@ -17,29 +17,18 @@ from rung.domain.scaling import Decision, ReplicaLoad
 from rung.fleet.autoscaler import Fleet, Past, plan
 from rung.fleet.decisions import FOLDER, append
 from rung.fleet.forecast import Forecast, History, forecast, remember
-from rung.fleet.load_reading import Look, Usage, between, latencies
+from rung.fleet.load_reading import SPAN, Look, Looks, Usage, between, latencies
 from rung.fleet.scaling_rules import ModelSeen, Policy
 from rung.fleet.state import RoleState, read_state
 from rung.fleet.status import fetch
 
-__all__ = ["Holding", "ReplicaScaler"]
+__all__ = ["ReplicaScaler"]
 
-_SPAN = 5.0
-"""Seconds over which rates are taken: long enough for chance, short enough for a spike."""
 _LATENCIES = 30.0
 """Seconds of answers that a percentile rests on."""
 _QUIET = 10.0
 """Least seconds between two lines of the log that move nothing."""
 _ASKED_AT_ONCE = 16
-
-
-class Holding(msgspec.Struct, frozen=True):
-    """What stands in front of the replicas."""
-
-    requests: int = 0
-    """That it holds until there is a replica."""
-    able: bool = False
-    """Whether it would hold any."""
 
 
 class ReplicaScaler:
@@ -49,7 +38,6 @@ class ReplicaScaler:
         folder: Of the project.
         policies: Of each of its models.
         tell: Called with a decision that changes the number.
-        holding: What waits in front of the replicas.
         clock: Seconds since the epoch.
     """
 
@@ -58,17 +46,15 @@ class ReplicaScaler:
         folder: Path,
         policies: Mapping[str, Policy],
         tell: Callable[[Decision], object],
-        holding: Callable[[], Holding] = Holding,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._folder = folder
         self._policies = policies
         self._tell = tell
-        self._holding = holding
         self._clock = clock
         self._weighs = any(policy.cpu or policy.memory for policy in policies.values())
         self._keeps = max((policy.down_seconds + policy.up_seconds for policy in policies.values()), default=0.0) + 60.0
-        self._looks: deque[tuple[float, dict[str, Look]]] = deque()
+        self._looks = Looks(_LATENCIES)
         self._past: deque[Past] = deque()
         self._work: dict[str, float] = {}
         self._histories = _read_histories(folder, policies)
@@ -80,29 +66,32 @@ class ReplicaScaler:
         self._log = structlog.get_logger("rung.scaling")
 
     def turn(self) -> Decision | None:
-        """Observe, plan, act; None where no project runs here."""
+        """Observe, plan, act; None where no project runs here, or a person has said how many there are to be."""
         state = read_state(self._folder)
         if state is None:
             return None
-        there = [role for role in state.roles if role.role == "replica" and role.state not in ("stopping", "stopped")]
         now = self._clock()
-        looks = dict(self._pool.map(self._look, [role for role in there if role.state == "ready" and role.url]))
+        there = [role for role in state.roles if role.role == "replica" and role.state == "ready" and role.url]
+        looks = dict(self._pool.map(self._look, there))
         told = {name: look for name, look in looks.items() if look is not None}
         # One that does not answer now is told for by the others, and has not left for that.
         ready = sum(look is None or look.load.ready for look in looks.values())
-        holding = self._holding()
+        seen = self._seen(now, told, ready)
+        self._looks.add(now, told)
+        if state.by_hand:
+            return None
         fleet = Fleet(
             now=now,
-            replicas=len(there),
+            replicas=state.replicas,
             ready=ready,
-            models=self._seen(now, told, ready),
+            models=seen,
             past=tuple(self._past),
-            held=holding.requests,
-            holds=holding.able,
+            held=state.waiting,
+            holds=any(role.role == "front" and role.state == "ready" for role in state.roles),
             idle=now - self._asked,
         )
         decision = plan(fleet, self._policies)
-        self._remember(now, told, decision)
+        self._remember(now, decision)
         if decision.moves:
             self._log.info(
                 "the number of replicas changes",
@@ -122,7 +111,7 @@ class ReplicaScaler:
         return role.name, Look(load, _usage(role.pid) if self._weighs else None)
 
     def _seen(self, now: float, told: dict[str, Look], ready: int) -> dict[str, ModelSeen]:
-        earlier = self._at(now - _SPAN)
+        earlier = self._looks.at(now - SPAN)
         found = between(earlier, told, ready, self._work)
         for name, seen in found.items():
             self._work[name] = seen.work
@@ -133,20 +122,11 @@ class ReplicaScaler:
                 continue
             changes: dict[str, object] = {}
             if policy.p99:
-                changes["p99"], changes["answers"] = latencies(self._at(now - _LATENCIES), told, name, 0.99)
+                changes["p99"], changes["answers"] = latencies(self._looks.at(now - _LATENCIES), told, name, 0.99)
             if policy.period:
                 changes["forecast"] = self._forecast(name, policy, now, seen.rate)
             found[name] = msgspec.structs.replace(seen, **changes)
         return found
-
-    def _at(self, moment: float) -> dict[str, Look]:
-        """What was told at that time: the newest look before it, or the oldest that there is."""
-        best: dict[str, Look] = self._looks[0][1] if self._looks else {}
-        for at, looks in self._looks:
-            if at > moment:
-                break
-            best = looks
-        return best
 
     def _forecast(self, name: str, policy: Policy, now: float, rate: float) -> Forecast:
         history = remember(self._histories[name], now, rate)
@@ -159,10 +139,7 @@ class ReplicaScaler:
             _write_histories(self._folder, self._histories)
         return known[1]
 
-    def _remember(self, now: float, told: dict[str, Look], decision: Decision) -> None:
-        self._looks.append((now, told))
-        while self._looks and self._looks[0][0] < now - _LATENCIES - _SPAN:
-            self._looks.popleft()
+    def _remember(self, now: float, decision: Decision) -> None:
         self._past.append(Past(now, decision.wanted, decision.replicas))
         while self._past[0].at < now - self._keeps:
             self._past.popleft()

@@ -151,6 +151,9 @@ class Replica:
             raise OperatorError("no model could be loaded: " + "; ".join(problems))
 
     async def _listen(self, setup: Setup | None) -> None:
+        if setup is not None and setup.socket:
+            await self.door.open_front(setup.socket)
+            return
         shared = setup is not None and setup.shared
         self.port = await self.door.open(self.settings.host, self.settings.port, reuse_port=shared)
 

@@ -87,6 +87,12 @@ def _control(setup: Setup, announce: Callable[[Ready], None]) -> None:
     run(setup, announce)
 
 
+def _front(setup: Setup, announce: Callable[[Ready], None]) -> None:
+    from rung.app.front import run
+
+    run(setup, announce)
+
+
 def _worker(setup: Setup, announce: Callable[[Ready], None]) -> None:
     from rung.app.worker import run
 
@@ -95,6 +101,7 @@ def _worker(setup: Setup, announce: Callable[[Ready], None]) -> None:
 
 _ROLES: dict[RoleName, Callable[[Setup, Callable[[Ready], None]], None]] = {
     "control": _control,
+    "front": _front,
     "replica": _replica,
     "worker": _worker,
 }

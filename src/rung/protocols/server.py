@@ -13,7 +13,7 @@ import structlog
 from rung.domain.errors import ConfigurationError, RungError
 from rung.protocols import status
 from rung.protocols.exchange import Head, Reply, Route
-from rung.protocols.http import Connection, Exchange
+from rung.protocols.http import Connection, Exchange, FrontConnection
 from rung.protocols.reader import HeadMemory
 from rung.protocols.router import Router
 from rung.settings import DoorSettings
@@ -86,6 +86,19 @@ class HttpServer:
         self._listeners.append(listener)
         bound: socket.socket = listener.sockets[0]
         return int(bound.getsockname()[1])
+
+    async def open_front(self, path: str) -> None:
+        """Listen at a path, in a folder of ours alone, for the front: it says in a header which address it speaks for.
+
+        Raises:
+            ConfigurationError: there can be no socket.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            listener = await loop.create_unix_server(lambda: FrontConnection(self), path, backlog=1024)  # type: ignore[arg-type, return-value]
+        except OSError as error:
+            raise ConfigurationError(f"no socket can be made at {path}: {error.strerror or error}") from None
+        self._listeners.append(listener)
 
     @property
     def connections(self) -> int:

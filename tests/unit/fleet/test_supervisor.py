@@ -12,12 +12,13 @@ import psutil
 import pytest
 
 from rung.domain.errors import ConfigurationError
-from rung.fleet import roles, supervisor
+from rung.fleet import orphans, roles, supervisor
 from rung.fleet.lines import Lines
+from rung.fleet.orphans import clear_orphans
 from rung.fleet.restarts import Restart
 from rung.fleet.roles import Setup
 from rung.fleet.state import RoleState, UpState, hold, read_state, started_at, write_state
-from rung.fleet.supervisor import Supervisor, clear_orphans
+from rung.fleet.supervisor import Supervisor
 from rung.settings import ProjectSettings
 
 ADOPT = "from rung.fleet.roles import Ready, adopt, tell; setup = adopt(); "
@@ -100,7 +101,7 @@ def test_a_wrong_setting_ends_it_all_with_its_words(supervise):
 
 
 def test_who_does_not_end_is_killed_with_all_it_started(supervise, monkeypatch, capfd):
-    monkeypatch.setattr(supervisor, "_grace", lambda setup: 0.3)
+    monkeypatch.setattr(supervisor, "grace", lambda setup: 0.3)
     stubborn = ADOPT + (
         "import signal, subprocess, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "
@@ -122,7 +123,7 @@ def test_a_second_signal_does_not_wait(supervise):
 
 
 def test_orphans_are_ended_and_strangers_left_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(supervisor, "_ORPHANS", 0.1)
+    monkeypatch.setattr(orphans, "_ORPHANS", 0.1)
     sleeper = [sys.executable, "-c", "import time; time.sleep(60)"]
     orphan, stranger = (subprocess.Popen(sleeper, start_new_session=True) for _ in range(2))
     roles_there = [

@@ -154,7 +154,7 @@ def _steady(fleet: Fleet, policies: Mapping[str, Policy], wanted: int, floor: in
 
 
 def _since(fleet: Fleet, start: float) -> list[int]:
-    return [past.wanted for past in fleet.past if start < past.at <= fleet.now]
+    return [past.wanted for past in fleet.past if start <= past.at <= fleet.now]
 
 
 def _recent(fleet: Fleet, seconds: float) -> list[int]:

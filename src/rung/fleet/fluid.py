@@ -23,7 +23,7 @@ _LOADS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0
 """Shares of the capacity at which latencies are measured."""
 _TOGETHER = 8
 """Replicas that are simulated together: with the least busy one chosen, more change little."""
-_DRAWN = 20_000
+_DRAWN = 10_000
 _SHARES = np.concatenate([np.arange(0.015, 0.9, 0.03), np.arange(0.905, 0.99, 0.01), [0.9925, 0.9975]])
 _WEIGHTS = np.concatenate([np.full(30, 0.03), np.full(9, 0.01), [0.005, 0.005]])
 """Quantiles by which a distribution of latencies is carried along, the tail more finely, and their weights."""
@@ -91,13 +91,13 @@ class Flow(msgspec.Struct, frozen=True):
     late: float
     """Share of the answers that missed the objective."""
     replica_seconds: float
-    starts: int
+    starts: int = 0
     """Replicas, or functions, that were started on the way."""
     decisions: tuple[Decision, ...] = ()
 
 
 def measure(kind: Replicas, rng: np.random.Generator) -> Curve:
-    """Latencies of a replica at rising loads, each by 20,000 requests over 8 replicas that share them."""
+    """Latencies of a replica at rising loads, each by 10,000 requests over 8 replicas that share them."""
     capacity = kind.lanes / kind.cost.row()
     rows = []
     for load in _LOADS:

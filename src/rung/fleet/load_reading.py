@@ -9,10 +9,14 @@ import msgspec
 from rung.domain.scaling import ModelLoad, ReplicaLoad
 from rung.fleet.scaling_rules import ModelSeen
 
-__all__ = ["SPAN", "Look", "Looks", "Usage", "between", "latencies"]
+__all__ = ["CALM", "SPAN", "Look", "Looks", "Usage", "between", "latencies", "weigh"]
 
 SPAN = 5.0
-"""Seconds over which rates are taken: long enough for chance, short enough for a spike."""
+"""Seconds by which a change of the load is seen."""
+CALM = 30.0
+"""Seconds over which rates are taken where nothing has changed."""
+_CHANCE = 3.0
+"""Standard deviations of a count beyond which a change is no chance."""
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -45,19 +49,18 @@ class Looks:
             self._looks.popleft()
 
     def at(self, moment: float) -> dict[str, Look]:
-        """The newest look at or before a time, or the oldest that there is; empty before the first."""
-        best: dict[str, Look] = self._looks[0][1] if self._looks else {}
+        """Each replica as it was at a time: the newest look before it, or the oldest of a replica that came later."""
+        found: dict[str, Look] = {}
         for at, looks in self._looks:
-            if at > moment:
-                break
-            best = looks
-        return best
+            for name, look in looks.items():
+                if at <= moment or name not in found or not _follows(found[name], look):
+                    found[name] = look
+        return found
 
 
 class _Asked(msgspec.Struct):
     """Sums over replicas."""
 
-    told: int = 0
     utilisation: float = 0.0
     wait: float = 0.0
     arrived: float = 0.0
@@ -69,28 +72,28 @@ class _Asked(msgspec.Struct):
 def between(
     before: Mapping[str, Look], after: Mapping[str, Look], ready: int, work: Mapping[str, float]
 ) -> dict[str, ModelSeen]:
-    """What was asked of each model between two looks, over `ready` replicas.
+    """What was asked of each model between two looks, of `ready` replicas.
 
     Args:
-        before: Replica -> an earlier look; one that is missing, or that started again since, tells by its next.
+        before: Replica -> an earlier look. One that is missing here has just come and was not asked anything.
         after: Replica -> the newest look.
-        ready: Replicas that answer. What those that did not tell have is taken to be as with the others.
+        ready: Replicas that answer. Those that did not tell have as much as the others.
         work: Model -> replicas that a request a second keeps busy, as known so far.
     """
-    pairs = [(before[name], look) for name, look in after.items() if name in before and _follows(before[name], look)]
+    pairs = [(before[name], look) for name, look in after.items() if name in before and _later(before[name], look)]
     if not pairs or not ready:
         return {}
     cpu, memory = _usage(pairs)
+    share = ready / len(after)
     found: dict[str, ModelSeen] = {}
     for model in sorted({model for _, look in pairs for model in look.load.models}):
         asked = _Asked()
         for earlier, later in pairs:
             _add(asked, earlier.load, later.load, model)
-        share = ready / asked.told if asked.told else 1.0
         busy = asked.utilisation
         found[model] = ModelSeen(
-            utilisation=busy / asked.told if asked.told else 0.0,
-            wait=asked.wait / asked.told if asked.told else 0.0,
+            utilisation=busy / len(after),
+            wait=asked.wait / len(pairs),
             rate=asked.arrived * share,
             refused=asked.refused * share,
             in_flight=round(asked.in_flight * share),
@@ -101,8 +104,25 @@ def between(
     return found
 
 
+def weigh(fast: ModelSeen, slow: ModelSeen, seconds: float = SPAN) -> ModelSeen:
+    """What was seen in the last few seconds, with the rates of a longer time where chance explains the difference.
+
+    By the Poisson distribution a count of n requests varies by its root. So a true change is seen at once, and a small
+    load does not look like a large one for a moment.
+    """
+    expected = slow.rate * seconds
+    if abs(fast.rate * seconds - expected) > _CHANCE * (expected + 1.0) ** 0.5:
+        return fast
+    return msgspec.structs.replace(fast, utilisation=slow.utilisation, rate=slow.rate, refused=slow.refused)
+
+
+def _later(earlier: Look, later: Look) -> bool:
+    return later.load.at > earlier.load.at and _follows(earlier, later)
+
+
 def _follows(earlier: Look, later: Look) -> bool:
-    if later.load.at <= earlier.load.at or later.load.loop < earlier.load.loop:
+    """Whether both are of one life of a replica: its sums only grow."""
+    if later.load.at < earlier.load.at or later.load.loop < earlier.load.loop:
         return False
     models = earlier.load.models
     return all(load.answered >= models[name].answered for name, load in later.load.models.items() if name in models)
@@ -121,7 +141,6 @@ def _add(asked: _Asked, earlier: ReplicaLoad, later: ReplicaLoad, model: str) ->
     # What came in and has not been computed costs what the rest did; before any was, a row each.
     each = rows / done if done else 1.0
     computed = max(arrived * each, rows) * now.row / (max(now.lanes, 1) * seconds)
-    asked.told += 1
     asked.utilisation += max(computed, (later.loop - earlier.loop) / seconds)
     asked.wait += now.wait
     asked.arrived += arrived / seconds

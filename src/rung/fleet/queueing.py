@@ -17,7 +17,7 @@ import numpy as np
 from rung.domain.scaling import Decision, ModelLoad, ReplicaLoad
 from rung.domain.tensors import Array
 from rung.fleet.autoscaler import Fleet, Past, plan
-from rung.fleet.load_reading import SPAN, Look, Looks, between
+from rung.fleet.load_reading import CALM, SPAN, Look, Looks, between, weigh
 from rung.fleet.scaling_rules import Policy
 from rung.serving.cost import CostModel
 
@@ -104,7 +104,7 @@ class _Run:
         """Leaving, with something still to finish."""
         self.front: deque[int] = deque()
         """Requests that came while no replica answered."""
-        self.looks = Looks(SPAN)
+        self.looks = Looks(CALM)
         self.past: deque[Past] = deque()
         self.work = {_MODEL: 0.0}
         self.asked = 0.0
@@ -180,7 +180,9 @@ class _Run:
         ready = [one for one in self.there if one.due <= now]
         told = {one.name: Look(self.load(one, now)) for one in ready}
         seen = between(self.looks.at(now - SPAN), told, len(ready), self.work)
+        slow = between(self.looks.at(now - CALM), told, len(ready), self.work)
         for name, model in seen.items():
+            seen[name] = weigh(model, slow[name]) if name in slow else model
             self.work[name] = model.work
             if model.rate or model.in_flight:
                 self.asked = now

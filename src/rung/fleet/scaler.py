@@ -17,15 +17,13 @@ from rung.domain.scaling import Decision, ReplicaLoad
 from rung.fleet.autoscaler import Fleet, Past, plan
 from rung.fleet.decisions import FOLDER, append
 from rung.fleet.forecast import Forecast, History, forecast, remember
-from rung.fleet.load_reading import SPAN, Look, Looks, Usage, between, latencies
+from rung.fleet.load_reading import CALM, SPAN, Look, Looks, Usage, between, latencies, weigh
 from rung.fleet.scaling_rules import ModelSeen, Policy
 from rung.fleet.state import RoleState, read_state
 from rung.fleet.status import fetch
 
 __all__ = ["ReplicaScaler"]
 
-_LATENCIES = 30.0
-"""Seconds of answers that a percentile rests on."""
 _QUIET = 10.0
 """Least seconds between two lines of the log that move nothing."""
 _ASKED_AT_ONCE = 16
@@ -54,7 +52,7 @@ class ReplicaScaler:
         self._clock = clock
         self._weighs = any(policy.cpu or policy.memory for policy in policies.values())
         self._keeps = max((policy.down_seconds + policy.up_seconds for policy in policies.values()), default=0.0) + 60.0
-        self._looks = Looks(_LATENCIES)
+        self._looks = Looks(CALM)
         self._past: deque[Past] = deque()
         self._work: dict[str, float] = {}
         self._histories = _read_histories(folder, policies)
@@ -111,18 +109,20 @@ class ReplicaScaler:
         return role.name, Look(load, _usage(role.pid) if self._weighs else None)
 
     def _seen(self, now: float, told: dict[str, Look], ready: int) -> dict[str, ModelSeen]:
-        earlier = self._looks.at(now - SPAN)
-        found = between(earlier, told, ready, self._work)
-        for name, seen in found.items():
+        found = between(self._looks.at(now - SPAN), told, ready, self._work)
+        slow = between(self._looks.at(now - CALM), told, ready, self._work)
+        for name, fast in found.items():
+            seen = weigh(fast, slow[name]) if name in slow else fast
             self._work[name] = seen.work
             if seen.rate or seen.in_flight:
                 self._asked = now
+            found[name] = seen
             policy = self._policies.get(name)
             if policy is None:
                 continue
             changes: dict[str, object] = {}
             if policy.p99:
-                changes["p99"], changes["answers"] = latencies(self._looks.at(now - _LATENCIES), told, name, 0.99)
+                changes["p99"], changes["answers"] = latencies(self._looks.at(now - CALM), told, name, 0.99)
             if policy.period:
                 changes["forecast"] = self._forecast(name, policy, now, seen.rate)
             found[name] = msgspec.structs.replace(seen, **changes)

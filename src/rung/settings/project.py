@@ -336,7 +336,12 @@ class ProjectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def replicas(self) -> int:
         """Replicas that run to begin with: at least one, which knows when it is not needed."""
-        return max((model.serve.replicas.min for model in self.models.values()), default=1) or 1
+        return self.least_replicas or 1
+
+    @property
+    def least_replicas(self) -> int:
+        """Replicas that always run; 0 where the last one may go."""
+        return max((model.serve.replicas.min for model in self.models.values()), default=1)
 
     @property
     def most_replicas(self) -> int:

@@ -18,7 +18,9 @@ from rung.fleet import report
 from rung.fleet.controller import RolloutController
 from rung.fleet.loop import ControlLoop, Part, PartHealth
 from rung.fleet.policy import Policy, read_policy
-from rung.fleet.roles import Ready, Setup
+from rung.fleet.roles import Ready, Scale, Setup, tell
+from rung.fleet.scaler import ReplicaScaler
+from rung.fleet.scaling_rules import read_policy as read_policy_of_replicas
 from rung.fleet.status import observe
 from rung.jobs.queue import JobStore
 from rung.jobs.schedule import Schedule, check, tick
@@ -64,6 +66,8 @@ async def _serve(setup: Setup, jobs: JobStore, announce: Callable[[Ready], None]
     retrainer = Retrainer(jobs, repository, open_store(settings.project.data), settings.models)
     # Of the loop that these parts are of, which is there by the time one of them asks.
     parts = _parts(settings, repository, jobs, retrainer, lambda: loop.health())  # noqa: PLW0108
+    if setup.shared and (settings.most_replicas > settings.replicas or not settings.least_replicas):
+        parts.append(Part("replicas", _scaler(settings).turn))
     loop = ControlLoop(parts, control.tick_seconds)
     services = Services(
         repository=repository,
@@ -118,6 +122,16 @@ def _parts(
         Part("alerts", alerting.turn, every=_ALERTS_EVERY),
         Part("purge", lambda: jobs.purge(_REMEMBERED), every=3600.0),
     ]
+
+
+def _scaler(settings: ProjectSettings) -> ReplicaScaler:
+    objective = settings.serve.objective_ms
+    policies = {
+        name: read_policy_of_replicas(model.serve, objective, f"models.{name}.serve.replicas")
+        for name, model in settings.models.items()
+    }
+    # The supervisor starts and ends them.
+    return ReplicaScaler(Path(), policies, lambda found: tell(Scale(replicas=found.replicas, why=found.why)))
 
 
 def _schedules(settings: ProjectSettings) -> list[Schedule]:

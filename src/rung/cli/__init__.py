@@ -17,6 +17,7 @@ from rung.cli.declared import init as _init
 from rung.cli.declared import jobs as _jobs
 from rung.cli.declared import log as _log
 from rung.cli.declared import models as _models
+from rung.cli.declared import plan as _plan
 from rung.cli.declared import quality as _quality
 from rung.cli.declared import releases as _releases
 from rung.cli.declared import retrain as _retrain
@@ -84,6 +85,7 @@ for _declared in (
     _evaluate,
     _compress,
     _up,
+    _plan,
     _releases,
     _experiment,
     _retrain,

@@ -15,6 +15,7 @@ from rung.cli.declared import evaluate as _evaluate
 from rung.cli.declared import experiment as _experiment
 from rung.cli.declared import init as _init
 from rung.cli.declared import jobs as _jobs
+from rung.cli.declared import keys as _keys
 from rung.cli.declared import log as _log
 from rung.cli.declared import models as _models
 from rung.cli.declared import plan as _plan
@@ -94,6 +95,7 @@ for _declared in (
     _quality,
     _jobs,
     _alerts,
+    _keys,
 ):
     _declared.add(app)
 

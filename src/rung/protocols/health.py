@@ -46,10 +46,10 @@ class Health:
     def routes(self) -> list[Route]:
         """Where they answer."""
         return [
-            Route("GET", "/livez", self._live),
-            Route("GET", "/readyz", self._ready),
-            Route("GET", "/metrics", self._metrics),
-            *([Route("GET", "/loadz", self._loaded)] if self._load is not None else []),
+            Route("GET", "/livez", self._live, needs="open"),
+            Route("GET", "/readyz", self._ready, needs="open"),
+            Route("GET", "/metrics", self._metrics, needs="open"),
+            *([Route("GET", "/loadz", self._loaded, needs="open")] if self._load is not None else []),
         ]
 
     async def _live(self, head: Head, body: bytes, call: Call) -> Reply:

@@ -3,6 +3,7 @@
 import asyncio
 import resource
 import socket
+import ssl
 from collections import defaultdict
 from email.utils import formatdate
 from time import monotonic
@@ -12,6 +13,7 @@ import structlog
 
 from rung.domain.errors import ConfigurationError, RungError
 from rung.protocols import status
+from rung.protocols.access import Guard
 from rung.protocols.exchange import Head, Reply, Route
 from rung.protocols.http import Connection, Exchange, FrontConnection
 from rung.protocols.reader import HeadMemory
@@ -42,9 +44,13 @@ class HttpServer:
         settings: DoorSettings,
         *,
         access_log: bool = False,
+        guard: Guard | None = None,
     ) -> None:
         self.settings = settings
-        self.memory = HeadMemory(Router(routes))
+        self.memory = HeadMemory(Router(routes, guard))
+        if guard is not None:
+            # What was worked out by other keys counts no more.
+            guard.on_change = self.memory.known.clear
         self.draining = False
         self.statuses: defaultdict[int, int] = defaultdict(int)
         """Status -> replies."""
@@ -56,7 +62,7 @@ class HttpServer:
         self._sweeper: asyncio.TimerHandle | None = None
         self._log = structlog.get_logger("rung.door")
 
-    async def open(self, host: str, port: int, *, reuse_port: bool = False) -> int:
+    async def open(self, host: str, port: int, *, reuse_port: bool = False, tls: ssl.SSLContext | None = None) -> int:
         """Listen; return the port, which the kernel chose if `port` is 0. May be called for several addresses.
 
         With `reuse_port` other processes of the same user may listen beside us; the kernel gives each connection to
@@ -75,6 +81,8 @@ class HttpServer:
                 backlog=1024,
                 reuse_port=reuse_port,
                 start_serving=True,
+                ssl=tls,
+                ssl_handshake_timeout=None if tls is None else self.settings.head_seconds,
             )
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or error

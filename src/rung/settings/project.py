@@ -349,6 +349,14 @@ class ProjectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return max((model.serve.replicas.most for model in self.models.values()), default=1)
 
     @property
+    def control_certificate(self) -> tuple[str, str]:
+        """Files of certificate and key of the control API; empty where it is not encrypted."""
+        own, serve = self.control, self.serve
+        if own.tls_certificate or own.tls_key:
+            return own.tls_certificate, own.tls_key
+        return serve.tls_certificate, serve.tls_key
+
+    @property
     def serving(self) -> ServeSettings:
         """The settings of each replica: those of `[serve]`, with what models ask for."""
         sizes = {name: model.serve.cache for name, model in self.models.items() if model.serve.cache}

@@ -79,6 +79,9 @@ class ServeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     objective_ms: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """Latency to hold, in milliseconds; 0 means that of `[serve]`."""
+    model: str = ""
+    """A class of your own that answers, as `module:Class` or `file.py:Class`, or a model's file, where no version in
+    the repository is to; empty: the repository's."""
     replicas: ReplicaCount = ReplicaCount()
     cache: str = ""
     """Memory for cached answers, such as `64MiB`; empty: none are cached. Models share what they ask for together."""

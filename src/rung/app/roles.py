@@ -39,7 +39,7 @@ def run_role(role: RoleName, flags: Mapping[str, Mapping[str, Any]], *, as_json:
             shown = orjson.dumps({"role": role, "url": ready.url}).decode()
             say(sys.stdout, shown if as_json else f"{role} works{f' at {ready.url}' if ready.url else ''}")
 
-        announce = tell_people
+        announce: Callable[[Ready], None] = tell_people
     else:
         configure_logs("json", setup.level)
         announce = tell

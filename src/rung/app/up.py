@@ -63,8 +63,8 @@ def up(folder: Path, settings: ProjectSettings, replicas: int, announce: Callabl
             pid=os.getpid(),
             started=started_at(os.getpid()),
             since=time.time(),
-            url=url(serve.host, serve.port),
-            control=url(control_host, control.port),
+            url=url(serve.host, serve.port, tls=bool(serve.tls_certificate)),
+            control=url(control_host, control.port, tls=bool(control.tls_certificate or serve.tls_certificate)),
         )
         Supervisor(folder, roles.first(replicas), state, lines, roles.replica).run(announce)
 

@@ -241,7 +241,8 @@ class Runtime:
         Raises:
             OSError: it does not answer, or refuses; the message says what it said.
         """
-        said = self.ask(f"set ssl cert {CERTIFICATE} <<\n{pem.strip()}\n")
+        lines = [line for line in pem.splitlines() if line.strip()]  # an empty one would end it
+        said = self.ask("\n".join([f"set ssl cert {CERTIFICATE} <<", *lines, ""]))
         said += self.ask(f"commit ssl cert {CERTIFICATE}")
         if "Success!" not in said:
             raise OSError(" ".join(said.split()))

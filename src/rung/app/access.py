@@ -48,6 +48,7 @@ class Following:
 
     async def open(self) -> None:
         """Look once, then go on looking. Raises nothing: until a look succeeds nobody is let in."""
+        self._guard.wait()
         await in_background(self._resume)
         await self._look()
         self._task = asyncio.create_task(self._live())

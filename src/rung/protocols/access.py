@@ -70,19 +70,20 @@ class Guard:
     """The keys of a data port, as they were last read.
 
     Guarantees:
-        1. Until the keys have been read nothing that takes one is answered.
+        1. From `wait` on nothing that takes a key is answered until the keys have been read.
         2. A request whose head came before its key ended is refused if it is whole only afterwards.
         3. What a key has used stays used when keys come and go.
     """
 
     def __init__(self, *, required: bool = False, any_arm: bool = False, max_body: int = 64 << 20) -> None:
-        self.active = True
+        self.active = required
         """Whether a key is asked for. Where not, no head is looked at."""
         self.on_change: Callable[[], object] = _nothing
         """Called when what was worked out for a head may be different now."""
         self.grants: dict[str, Grant] = {}
         """Id of a key -> what it has used here."""
-        self.unread = "the keys have not been read yet"
+        self.unread = ""
+        """Why no key can be told from another yet; empty where that can be."""
         self._required = required
         self._any_arm = any_arm
         self._max_body = max_body
@@ -92,6 +93,11 @@ class Guard:
         self._day = -1
         self._before: tuple[int, Mapping[str, int]] = (-1, {})
         self._elsewhere: Mapping[str, int] = {}
+
+    def wait(self) -> None:
+        """Answer nobody who needs a key until there are keys to go by."""
+        self.active, self.unread = True, "the keys have not been read yet"
+        self.on_change()
 
     def use(self, ring: Ring, replicas: int = 1) -> None:
         """Go by these keys from now on; each gets its share of its rate, as one of so many replicas."""

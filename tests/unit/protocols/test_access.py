@@ -89,6 +89,8 @@ def test_a_key_is_asked_for_from_the_first_one_on():
 
 def test_before_the_keys_are_read_nobody_is_let_in():
     door = Door()
+    assert door.head().endpoint is answer
+    door.guard.wait()
     with pytest.raises(NotReady, match="have not been read"):
         door.ask(door.head(token=made()[0]))
     assert door.head("/livez", method="GET").endpoint is answer

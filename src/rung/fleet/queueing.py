@@ -25,7 +25,8 @@ __all__ = ["Course", "Replicas", "replay"]
 
 _MODEL = "model"
 _FEW = 16
-"""Replicas up to which each request goes to the least busy one; among more, to the better of two drawn ones."""
+"""Replicas up to which each request goes to the one with the fewest in flight, as the front does it; among more, to the
+better of two drawn ones."""
 
 
 class Replicas(msgspec.Struct, frozen=True):
@@ -136,7 +137,7 @@ class _Run:
         if len(ready) > _FEW:
             picks = self.rng.integers(len(ready), size=2)
             ready = [ready[picks[0]], ready[picks[1]]]
-        return min(ready, key=lambda one: len(one.queue) - one.free)
+        return min(ready, key=lambda one: len(one.queue) + one.rows - one.answered)
 
     def release(self, one: _Replica, now: float) -> None:
         """Give each free lane what waits, as the batcher does."""

@@ -2,10 +2,14 @@
 
 import http.client
 import os
+import shutil
 import signal
 import socket
+import ssl
+import stat
+import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import httpx2
@@ -203,10 +207,54 @@ def test_the_front_is_killed_and_nobody_is_refused(project):
     assert project.role("front")["restarts"] == 1
     assert not old.is_running() or old.status() == psutil.STATUS_ZOMBIE, "it goes with its parent"
 
-    # One that hangs gets nothing more, and is killed; what it had is asked again elsewhere.
-    hung = project.role("replica-2")
-    os.kill(hung["pid"], signal.SIGSTOP)
+
+@pytest.mark.nightly
+def test_one_that_hangs_gets_nothing_more_and_is_killed(project):
+    project.up("--workers", 0, "--replicas", 2)
+    os.kill(project.role("replica-2")["pid"], signal.SIGSTOP)
     with load(project.url) as first, load(project.url) as second:
         project.until(lambda: project.role("replica-2")["restarts"] == 1)
-    assert {*first, *second} == {200}
+    assert {*first, *second} == {200}, "what it had is asked again elsewhere"
     assert "a replica hangs and is killed" in project.log
+
+
+def certified(folder: Path, name: str) -> None:
+    """`tls.pem` and `tls.key`, for this machine."""
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-days", "2", "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(
+        [*command, "-keyout", folder / "new.key", "-out", folder / "new.pem"], check=True, capture_output=True
+    )
+    (folder / "new.key").replace(folder / "tls.key")
+    (folder / "new.pem").replace(folder / "tls.pem")
+
+
+def greeted(project: Project, folder: Path) -> tuple[str, str | None]:
+    """Whose certificate a caller gets who trusts `folder`'s alone, and the protocol that both agree on."""
+    context = ssl.create_default_context(cafile=folder / "tls.pem")
+    context.set_alpn_protocols(["h2"])
+    with (
+        socket.create_connection(("127.0.0.1", int(project.url.rpartition(":")[2])), PATIENCE) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as line,
+    ):
+        return dict(pair[0] for pair in line.getpeercert()["subject"])["commonName"], line.selected_alpn_protocol()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
+def test_tls_ends_at_the_front(project):
+    certified(project.folder, "first")
+    project.up("--workers", 0, "--replicas", 2, RUNG_TLS_CERTIFICATE="tls.pem", RUNG_TLS_KEY="tls.key")
+    assert project.url.startswith("https://")
+    assert greeted(project, project.folder) == ("first", "h2")
+    with httpx2.Client(verify=ssl.create_default_context(cafile=project.folder / "tls.pem")) as client:
+        assert client.post(f"{project.url}{INFER}", content=ROWS, timeout=PATIENCE).status_code == 200
+    assert stat.S_IMODE((project.folder / ".rung/front/tls.pem").stat().st_mode) == 0o600
+
+    certified(project.folder, "second")
+
+    def renewed() -> bool:
+        with suppress(ssl.SSLCertVerificationError):
+            return greeted(project, project.folder) == ("second", "h2")
+        return False
+
+    project.until(renewed)

@@ -1,5 +1,7 @@
 """The front of a project: an HAProxy before its replicas, told which of them to send requests to."""
 
+import os
+import re
 import resource
 import selectors
 import signal
@@ -10,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import structlog
 
@@ -31,6 +33,7 @@ _STATE = Path(".rung/up.json")
 _FILE = FOLDER / "haproxy.cfg"
 _EVERY = 0.05
 """Seconds between two looks at what the supervisor says."""
+_SAID = re.compile(r"^\[(WARNING|ALERT)\] +\(\d+\) : (.+)$", re.MULTILINE)
 _LOOK_EVERY = 1.0
 """Seconds between two looks at each replica."""
 _SHORT = 1.0
@@ -107,6 +110,8 @@ class Front:
         """When to look next whether it has changed."""
         self._haproxy: subprocess.Popen[bytes] | None = None
         self._began = 0.0
+        self._complaint = ""
+        """The last thing that it could not do."""
         self._runtime = Runtime()
         self._selector = selectors.DefaultSelector()
         self._hold = Hold(self._selector, setup.settings.front.hold_seconds, time.monotonic)
@@ -145,9 +150,7 @@ class Front:
                 "HAProxy ended and is started again", action="haproxy_ended", code=self._haproxy.returncode
             )
             if time.monotonic() - self._began < _SHORT:
-                raise OperatorError(
-                    f"HAProxy ended with exit code {self._haproxy.returncode} as soon as it had started"
-                )
+                raise self._failure()
             self._start()
         self._renew()
         try:
@@ -163,21 +166,41 @@ class Front:
         Path(ADMIN).unlink(missing_ok=True)
         self._began = time.monotonic()
         self._haproxy = subprocess.Popen(  # noqa: S603
-            [self._program, "-db", "-q", "-f", str(_FILE)],
+            [self._program, "-db", "-f", str(_FILE)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             pass_fds=(self._setup.door,),
         )
+        said = self._haproxy.stderr
+        assert said is not None
+        os.set_blocking(said.fileno(), False)
+        self._selector.register(said, selectors.EVENT_READ, lambda: self._hear(said))
         while time.monotonic() - self._began < _START:
             with suppress(OSError):
                 self._runtime.ask("show info")
                 return
             if self._haproxy.poll() is not None:
-                raise OperatorError(
-                    f"HAProxy ended with exit code {self._haproxy.returncode} as soon as it had started"
-                )
+                raise self._failure()
             time.sleep(0.005)  # it says nowhere that it has opened its socket
         raise NotReady(f"HAProxy did not answer within {_START:g} seconds")
+
+    def _hear(self, said: IO[bytes]) -> None:
+        """Pass on what HAProxy says: whom it has put out and why, and its complaints."""
+        with suppress(BlockingIOError):
+            while piece := os.read(said.fileno(), 64 << 10):
+                for level, text in _SAID.findall(piece.decode(errors="replace")):
+                    self._complaint = text if level == "ALERT" else self._complaint
+                    severity = "error" if level == "ALERT" else "warning" if "DOWN, reason" in text else "info"
+                    getattr(self._log, severity)(text, action="haproxy")
+            self._selector.unregister(said)
+            said.close()
+
+    def _failure(self) -> OperatorError:
+        assert self._haproxy is not None
+        self._wait(_EVERY)  # its last words
+        why = self._complaint or f"exit code {self._haproxy.returncode}"
+        return OperatorError(f"HAProxy ended as soon as it had started: {why}")
 
     def _drain(self) -> None:
         """No new callers; those that are here get their answers."""

@@ -114,7 +114,6 @@ def _global(settings: ProjectSettings, files: int) -> list[str]:
     return [
         "global",
         f"    stats socket unix@{ADMIN} mode 600 level admin",
-        "    log stderr format raw daemon notice",
         f"    maxconn {min(limits.max_connections, (files - _OTHER_FILES) // 2) if files else limits.max_connections}",
         f"    nbthread {front.threads}",
         f"    hard-stop-after {_ms(limits.drain_seconds)}",
@@ -129,7 +128,6 @@ def _defaults(settings: ProjectSettings) -> list[str]:
     return [
         "defaults",
         "    mode http",
-        "    log global",
         # Who has left needs no answer, and the replica gives the work up.
         "    option abortonclose",
         "    option redispatch 1",

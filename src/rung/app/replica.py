@@ -123,7 +123,7 @@ class Replica:
         control = Control(self.manager, settings.model_store, _CACHE, allowed=may_control(settings))
         routes = [
             *OipRest(self.manager, server_name=settings.server_name, version=__version__).routes(),
-            *Native(self.manager).routes(),
+            *Native(self.manager, scheme="https" if settings.tls_certificate else "http").routes(),
             *Batch(self.manager).routes(),
             *TfServing(self.manager, metrics.render).routes(),
             *KserveV1(self.manager).routes(),

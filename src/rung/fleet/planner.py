@@ -119,9 +119,11 @@ def cost_model(cost: Mapping[int, float], objective: float, speed: float = 1.0) 
     """
     if not cost or min(cost.values()) <= 0 or min(cost) < 1:
         raise InvalidData("a model's cost must say what a call of one row takes, in more than no time")
-    model = CostModel(objective, largest=max(cost))
-    for rows in sorted(cost):
-        model.learn(rows, cost[rows] / speed)
+    given = sorted(cost)
+    model = CostModel(objective, largest=max(given))
+    sizes = [1 << power for power in range(given[-1].bit_length()) if 1 << power <= given[-1]]
+    for size, seconds in zip(sizes, np.interp(sizes, given, [cost[rows] for rows in given]).tolist(), strict=True):
+        model.learn(size, seconds / speed)
     return model
 
 

@@ -111,7 +111,10 @@ class _Run:
         self.asked = 0.0
         cost = kind.cost
         self.cap = max(cost.cap, 1)
-        self.seconds = [0.0, *(cost.estimate(rows) for rows in range(1, self.cap + 1))]
+        # A replica plans by powers of two; what a call of a size in between takes lies between them.
+        known = sorted(cost.known.items())
+        between_sizes = np.interp(np.arange(self.cap + 1), [rows for rows, _ in known], [one for _, one in known])
+        self.seconds = between_sizes.tolist()
         self.row = cost.row()
 
     # --- requests -----------------------------------------------------------------------------

@@ -157,12 +157,12 @@ def _moment(text: str) -> float:
 
 
 def _even(name: str, times: Array, counts: Array) -> Trace:
-    """Equal intervals: their width is the commonest distance, and what is missing lies between its neighbours."""
+    """Equal intervals: their width is the middle distance, and what is missing lies between its neighbours."""
     apart = np.diff(times)
     apart = apart[apart > 0]
     if not len(apart):
         raise InvalidData(f"{name}: all its lines have the same time")
-    width = float(np.median(apart))
+    width = float(np.quantile(apart, 0.5, method="lower"))
     places = np.round((times - times[0]) / width).astype(np.int64)
     if places[-1] > 100 * len(times):
         raise InvalidData(f"{name}: its times are too far apart for intervals of {width:g} s")

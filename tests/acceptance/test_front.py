@@ -97,6 +97,9 @@ def test_replicas_get_the_same_share(pair):
 
     assert sum(shares) == 200
     assert max(shares) <= 1.1 * min(shares), shares
+    shown = {role["name"]: role for role in pair.ps()["roles"]}
+    assert all(shown[name]["front"] == "UP" and shown[name]["asked"] >= 90 for name in ("replica-1", "replica-2"))
+    assert "FRONT" in pair.rung("ps").stdout
 
 
 def test_http_is_as_without_it(pair):

@@ -45,7 +45,14 @@ def _print(status: ProjectStatus) -> None:
     if status.up:
         print(f"{status.project} is up for {_span(status.seconds)}: data {status.url}, control {status.control}\n")
         head = ("PROCESS", "STATE", "PID", "UP", "RESTARTS", "RSS", "PSS")
-        print_table(head, [_role(role) for role in status.roles])
+        front = any(role.role == "front" for role in status.roles)
+        more = ("FRONT", "ASKED", "RETRIED") if front else ()
+        print_table((*head, *more), [(*_role(role), *(_share(role) if front else ())) for role in status.roles])
+        if status.why:
+            by = " (by hand; `rung scale auto` undoes it)" if status.by_hand else ""
+            print(f"\nreplicas: {status.replicas}, since {status.why}{by}")
+        if status.restarted:
+            print("\nreplicas are being replaced, one after another")
     else:
         print(f"{status.project} is not up")
     if status.parts:
@@ -78,6 +85,12 @@ def _part(part: PartHealth) -> tuple[str, ...]:
 def _role(role: RoleStatus) -> tuple[str, ...]:
     seconds = _span(role.seconds) if role.pid else ""
     return (role.name, role.state, str(role.pid or ""), seconds, str(role.restarts), _size(role.rss), _size(role.pss))
+
+
+def _share(role: RoleStatus) -> tuple[str, ...]:
+    if role.role != "replica":
+        return ("", "", "")
+    return (role.front.partition(":")[0].lower() or "out", f"{role.asked:,}", f"{role.retried:,}")
 
 
 def _model(model: ModelStatus, replicas: int) -> tuple[str, ...]:

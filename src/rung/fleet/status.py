@@ -20,6 +20,7 @@ from rung.catalog import models as catalog
 from rung.catalog import releases
 from rung.domain.errors import RungError
 from rung.domain.releases import BUCKETS, Release
+from rung.fleet.haproxy import ADMIN, Runtime
 from rung.fleet.loop import PartHealth
 from rung.fleet.state import RoleState, UpState, is_alive, read_state
 from rung.ports import BlobStore
@@ -58,6 +59,12 @@ class RoleStatus(msgspec.Struct, kw_only=True):
     """Resident bytes, with its children."""
     pss: int = 0
     """Of these, its share: what several processes map counts for each in part."""
+    front: str = ""
+    """What the front makes of a replica: `UP` where it gets requests, else why not; empty where there is no front."""
+    asked: int = 0
+    """Requests that the front has sent it."""
+    retried: int = 0
+    """Requests that were asked again since it had not answered them."""
 
 
 class ModelStatus(msgspec.Struct, kw_only=True):
@@ -88,6 +95,16 @@ class ProjectStatus(msgspec.Struct, kw_only=True):
     seconds: float = 0.0
     url: str = ""
     control: str = ""
+    replicas: int = 0
+    """How many there are to be."""
+    why: str = ""
+    """Why so many."""
+    by_hand: bool = False
+    """Whether a person said so, and no rule changes it."""
+    restarted: float = 0.0
+    """When the restart of all replicas that is under way was asked for; 0 where there is none."""
+    waiting: int = 0
+    """Requests that wait since no replica can answer."""
     roles: list[RoleStatus] = []
     models: list[ModelStatus] = []
     parts: list[PartHealth] = []
@@ -126,6 +143,8 @@ def observe(
     status = ProjectStatus(project=name, up=up)
     if state is not None:
         _processes(status, state, up=up)
+    if any(role.role == "front" and role.state == "ready" for role in status.roles):
+        _front(status, folder)
     replicas = _replicas(state.roles if state is not None and up else [])
     for replica in replicas:
         status.problems += [f"{replica.name}: {problem}" for problem in replica.problems]
@@ -148,6 +167,23 @@ def observe(
     if dead:
         status.problems.append(f"{dead} job{'s are' if dead > 1 else ' is'} dead: `rung jobs list --state dead`")
     return status
+
+
+def _front(status: ProjectStatus, folder: Path) -> None:
+    """What the front makes of the replicas."""
+    try:
+        shares = {share.name: share for share in Runtime(str(folder / ADMIN)).shares()}
+    except OSError as error:
+        status.problems.append(f"the front does not say how it is: {error}")
+        return
+    for role in status.roles:
+        if (share := shares.get(role.name)) is not None:
+            role.front, role.asked, role.retried = share.state, share.requests, share.retries
+            if share.state.startswith("DOWN"):
+                role.front = f"{share.state}: {share.why}"
+                status.problems.append(f"{role.name} gets no requests: {share.why}")
+            elif share.state.startswith("DRAIN"):
+                status.problems.append(f"{role.name} gets no requests while others have all models")
 
 
 def ask_parts(control: str) -> list[PartHealth]:
@@ -193,6 +229,10 @@ def _processes(status: ProjectStatus, state: UpState, *, up: bool) -> None:
     now = time.time()
     status.pid, status.url, status.control = state.pid, state.url, state.control
     status.seconds = max(now - state.since, 0.0)
+    status.replicas, status.why, status.by_hand = state.replicas, state.why, state.by_hand
+    status.restarted, status.waiting = state.restarted, state.waiting
+    if state.waiting:
+        status.problems.append(f"{state.waiting} requests wait, since no replica can answer")
     rss, pss = _memory(state.pid, children=False)
     supervisor = RoleStatus(name="supervisor", role="supervisor", state="ready", pid=state.pid, rss=rss, pss=pss)
     supervisor.seconds = status.seconds

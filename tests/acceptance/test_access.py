@@ -48,8 +48,8 @@ def test_keys_are_followed_while_it_serves(serve, rung, tmp_path):
     assert ask(url).status_code == 200
 
     made = rung("keys", "create", "web", "--model", "t*", "--rate", "1000", "--expires", "1d")
-    token = made.stdout.splitlines()[0]
-    assert "from now on the data port asks for a key" in made.stdout
+    token = made.stdout.strip()
+    assert "from now on the data port asks for a key" in made.stderr
     within(WITHIN, lambda: ask(url).status_code == 401)
     refused = ask(url)
     assert refused.headers["www-authenticate"] == "Bearer"

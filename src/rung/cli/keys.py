@@ -1,5 +1,7 @@
 """Making, listing and ending keys from the command line."""
 
+import functools
+import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,14 +58,16 @@ def create(store: str, wanted: Wanted, *, as_json: bool) -> None:
         print_json({"key": token, **_plain(key, keys.ring(), now)})
         return
     print(token)
-    print(f"\nthe key of {key.name} ({key.id}), {key.role} for {_models(key)}; it is not shown again")
+    # Beside it, so that KEY=$(rung keys create NAME) holds the key alone.
+    say = functools.partial(print, file=sys.stderr)
+    say(f"the key of {key.name} ({key.id}), {key.role} for {_models(key)}; it is not shown again")
     after = keys.ring()
     if after.guards_data and not before.guards_data:
-        print("from now on the data port asks for a key: `Authorization: Bearer KEY` or `x-api-key: KEY`")
+        say("from now on the data port asks for a key: `Authorization: Bearer KEY` or `x-api-key: KEY`")
     if after.guards_control and not before.guards_control:
-        print("from now on the control API asks for a key: `Authorization: Bearer KEY`")
+        say("from now on the control API asks for a key: `Authorization: Bearer KEY`")
     if not after.guards_data:
-        print("the data port asks for none until there is a key of a caller")
+        say("the data port asks for none until there is a key of a caller")
 
 
 def list_keys(store: str, *, everything: bool, as_json: bool) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 __all__ = ["draw"]
 
-_COLOURS = ["#b3261e", "#6b6b6b", "#d97706", "#2563eb"]
+_COLOURS = ["#b3261e", "#6b6b6b", "#d97706", "#2563eb", "#2a7f4f"]
 
 
 def draw(shape: str, times: np.ndarray, seconds: float, found: dict[str, dict[str, Any]], path: Path) -> None:

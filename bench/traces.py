@@ -61,6 +61,7 @@ RULES: dict[str, dict[str, Any]] = {
     f"fixed at {MOST}": {"min": MOST, "max": MOST},
     "threshold": {"min": 1, "max": MOST, "down_seconds": DOWN, "utilisation": 0.0, "wait_ms": 1e9, "double_above": 10},
     "autoscaled": {"min": 1, "max": MOST, "down_seconds": DOWN},
+    "with a spare": {"min": 1, "max": MOST, "down_seconds": DOWN, "spares": 1},
 }
 """Name -> `replicas` in rung.toml."""
 _BODY = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}).encode()

@@ -110,7 +110,7 @@ def _seasonal(rates: Array, at: int) -> float:
 def _level(rates: Array) -> float:
     """How the last bins compare with what earlier periods had there."""
     last = np.arange(max(len(rates) - _RECENT, BINS), len(rates))
-    then = np.array([_seasonal(rates[:at], at) for at in last])
+    then = np.array([_seasonal(rates[:at], at) for at in last.tolist()])
     known = np.isfinite(then) & np.isfinite(rates[last])
     before = float(then[known].sum()) if known.any() else 0.0
     return float(np.clip(rates[last][known].sum() / before, *_LEVEL)) if before > 0 else 1.0

@@ -6,9 +6,7 @@ there are millions, `fluid` has the same in bulk.
 
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Mapping
 from heapq import heappop, heappush
-from itertools import islice
 from math import ceil, inf, nan
 
 import msgspec
@@ -27,6 +25,11 @@ _MODEL = "model"
 _FEW = 16
 """Replicas up to which each request goes to the one with the fewest in flight, as the front does it; among more, to the
 better of two drawn ones."""
+
+
+_MOVES = 10_000
+_PATIENCE = 3600.0
+"""Seconds after the last arrival at which a run that cannot end is given up."""
 
 
 class Replicas(msgspec.Struct, frozen=True):
@@ -231,6 +234,31 @@ class _Run:
                 self.arrive(number, now)
 
 
+class _Seen:
+    """What the looks found."""
+
+    def __init__(self, end: float) -> None:
+        self.end = end
+        """Of the arrivals: what is paid for later is no matter."""
+        self.paid = self._last = 0.0
+        self.at: list[float] = []
+        self.there: list[int] = []
+        self.ready: list[int] = []
+        self.moves: list[Decision] = []
+
+    def pay(self, run: _Run, now: float) -> None:
+        until = min(now, self.end)
+        self.paid += (len(run.there) + len(run.gone)) * max(until - self._last, 0.0)
+        self._last = until
+
+    def note(self, run: _Run, now: float, decision: Decision) -> None:
+        if decision.moves and len(self.moves) < _MOVES:
+            self.moves.append(decision)
+        self.at.append(now)
+        self.there.append(len(run.there) + len(run.gone))
+        self.ready.append(sum(one.due <= now for one in run.there))
+
+
 def replay(
     times: Array,
     kind: Replicas,
@@ -238,7 +266,6 @@ def replay(
     rng: np.random.Generator,
     *,
     first: int | None = None,
-    watch: Callable[[Decision, Mapping[str, Look]], None] | None = None,
 ) -> Course:
     """Let requests come at these times, and scale by this policy.
 
@@ -248,44 +275,30 @@ def replay(
         policy: With `least` equal to `most`, a fixed number.
         rng: Where chance comes from.
         first: Replicas that answer at the start; None for the least, and at least one.
-        watch: Called at each look.
     """
     run = _Run(times, kind, policy, rng)
     run.resize(max(policy.least, 1) if first is None else first, 0.0, 0.0)
-    at: list[float] = []
-    there: list[int] = []
-    ready: list[int] = []
-    moves: list[Decision] = []
-    paid = last = 0.0
+    seen = _Seen(float(times[-1]) if len(times) else 0.0)
     number, count, look = 0, len(times), 0.0
-    end = float(times[-1]) if count else 0.0
     listed = times.tolist()
     while number < count or run.ends or run.front:
         due = min((one.due for one in run.there), default=inf) if run.front else inf
         arrival = listed[number] if number < count else inf
         finish = run.ends[0][0] if run.ends else inf
         now = min(arrival, finish, look, due)
-        if now > end + 3600.0:
+        if now > seen.end + _PATIENCE:
             break  # nothing will ever answer what is held
         if finish <= now:
             run.finish()
         elif due <= now:
             run.take_held(now)
         elif look <= now:
-            paid += (len(run.there) + len(run.gone)) * (min(now, end) - min(last, end))
-            last = now
-            decision = run.look(now)
-            if decision.moves:
-                moves.append(decision)
-            at.append(now)
-            there.append(len(run.there) + len(run.gone))
-            ready.append(sum(one.due <= now for one in run.there))
-            if watch is not None:
-                watch(decision, run.looks.at(now))
+            seen.pay(run, now)
+            seen.note(run, now, run.look(now))
             look = now + kind.look_seconds
         else:
             run.arrive(number, arrival)
             number += 1
-    paid += (len(run.there) + len(run.gone)) * max(end - last, 0.0)
-    columns = (np.array(series, float) for series in (at, there, ready))
-    return Course(run.latency, *columns, replica_seconds=paid, decisions=tuple(islice(moves, 10_000)))
+    seen.pay(run, seen.end)
+    at, there, ready = (np.array(series, float) for series in (seen.at, seen.there, seen.ready))
+    return Course(run.latency, at, there, ready, seen.paid, tuple(seen.moves))

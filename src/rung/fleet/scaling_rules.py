@@ -20,6 +20,9 @@ _ANSWERS = 20
 """Answers below which a 99th percentile says nothing."""
 _IDLE = 0.3
 """Utilisation below which a high latency has another reason than load."""
+_DRAIN = 10.0
+"""Seconds in which a queue is to be done away with."""
+_UTILISATION = 0.7
 _WAIT = 0.1
 """Seconds of predicted wait that are too many, where there is no objective."""
 
@@ -31,7 +34,7 @@ class Policy(msgspec.Struct, frozen=True):
     most: int = 1
     spares: int = 0
     schedule: tuple[Entry, ...] = ()
-    utilisation: float = 0.7
+    utilisation: float = _UTILISATION
     wait: float = _WAIT
     requests: float = 0.0
     in_flight: float = 0.0
@@ -155,9 +158,11 @@ def _utilisation(ready: int, seen: ModelSeen, policy: Policy) -> Opinion | None:
 
 
 def _wait(ready: int, seen: ModelSeen, policy: Policy) -> Opinion | None:
+    """A queue asks for what does it away in a few seconds, beside what comes in; and for one more at least."""
     if not policy.wait or seen.wait <= policy.wait * (1 + _TOLERANCE):
         return None
-    wanted = ceil(ready * min(seen.wait / policy.wait, policy.grow) - 1e-9)
+    target = policy.utilisation or _UTILISATION
+    wanted = ceil(ready * (seen.utilisation / target + seen.wait / _DRAIN) - 1e-9)
     why = f"a request waits {_time(seen.wait)} for its turn; {_time(policy.wait)} is the most"
     return Opinion("wait", max(wanted, ready + 1), why)
 

@@ -35,8 +35,16 @@ def test_somebody_who_is_still_served_keeps_one():
 
 
 def test_predicted_wait():
-    for ready, wait, replicas in [(2, 0.05, None), (2, 0.1, None), (2, 0.12, 3), (2, 0.3, 6), (2, 9.0, 8)]:
-        assert wanted("wait", ready, ModelSeen(wait=wait), wait=0.1, grow=4.0) == replicas, (ready, wait)
+    for ready, wait, utilisation, replicas in [
+        (2, 0.05, 1.0, None),
+        (2, 0.1, 1.0, None),
+        (2, 0.12, 0.5, 3),  # one more at least
+        (2, 0.3, 1.4, 5),  # what comes, and what waits
+        (2, 10.0, 1.4, 6),
+        (4, 2.5, 0.75, 6),
+    ]:
+        seen = ModelSeen(wait=wait, utilisation=utilisation)
+        assert wanted("wait", ready, seen, wait=0.1) == replicas, (ready, wait)
 
 
 def test_requests_per_replica():

@@ -20,6 +20,8 @@ from rung.catalog import models as catalog
 from rung.catalog import releases
 from rung.domain.errors import RungError
 from rung.domain.releases import BUCKETS, Release
+from rung.domain.scaling import Decision
+from rung.fleet.decisions import read_last
 from rung.fleet.haproxy import ADMIN, Runtime
 from rung.fleet.loop import PartHealth
 from rung.fleet.state import RoleState, UpState, is_alive, read_state
@@ -27,6 +29,7 @@ from rung.ports import BlobStore
 
 __all__ = ["ModelStatus", "ProjectStatus", "RoleStatus", "ask_parts", "fetch", "observe"]
 
+_DECISIONS = 5
 _PATIENCE = 2.0
 """Seconds that a replica gets to answer."""
 
@@ -109,6 +112,8 @@ class ProjectStatus(msgspec.Struct, kw_only=True):
     models: list[ModelStatus] = []
     parts: list[PartHealth] = []
     """Of the control loop."""
+    scaling: list[Decision] = []
+    """The last decisions on the number of replicas, the newest last."""
     jobs: dict[str, dict[str, int]] = {}
     """Kind -> state -> number."""
     advice: list[str] = []
@@ -141,6 +146,7 @@ def observe(
     state = read_state(folder)
     up = state is not None and is_alive(state.pid, state.started)
     status = ProjectStatus(project=name, up=up)
+    status.scaling = read_last(folder, _DECISIONS)
     if state is not None:
         _processes(status, state, up=up)
     if any(role.role == "front" and role.state == "ready" for role in status.roles):

@@ -1,5 +1,6 @@
 """`rung ps`: how the project in this folder is, whether or not its control plane runs."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,10 @@ def _print(status: ProjectStatus) -> None:
     if status.parts:
         print()
         print_table(("PART", "STATE", "TURNS", "FAILED"), [_part(part) for part in status.parts])
+    if status.scaling:
+        print()
+        now = time.time()
+        print_table(("AGE", "REPLICAS"), [(_span(now - one.at), one.why) for one in status.scaling])
     if status.models:
         print()
         columns = ("MODEL", "VERSION", "ARM", "ROLE", "SHARE", "LOADED", "REQUESTS", "FAILED")

@@ -2,14 +2,16 @@
 
 import http.client
 import os
+import re
 import shutil
 import signal
 import socket
 import ssl
 import stat
 import subprocess
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import httpx2
@@ -155,6 +157,51 @@ def test_a_caller_counts_by_its_own_address_and_cannot_choose_it(pair):
     # A replica's own port is no front: what is said there about addresses counts for nothing.
     port = int(pair.role("replica-1")["url"].rpartition(":")[2])
     assert len({version("127.0.0.1", f"127.0.0.{number}", port) for number in range(1, 20)}) == 1
+
+
+@contextmanager
+def slow_callers(project: Project, count: int) -> Iterator[None]:
+    """Callers that each have sent a head and the first byte of a body, and keep the rest to themselves."""
+    head = b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n{" % INFER.encode()
+    with ExitStack() as stack:
+        for _ in range(count):
+            line = socket.create_connection(("127.0.0.1", int(project.url.rpartition(":")[2])), PATIENCE)
+            stack.enter_context(line)
+            line.sendall(head)
+        yield
+
+
+def test_slow_callers_stay_at_the_front(pair):
+    with slow_callers(pair, 300):
+        assert pair.predict() == 200
+        for role in replicas(pair):
+            metrics = httpx2.get(f"{role['url']}/metrics", timeout=PATIENCE).text
+            assert float(re.search(r"^rung_http_connections (\S+)$", metrics, re.MULTILINE)[1]) < 50
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(600)
+def test_a_thousand_slow_callers_do_not_slow_others_down(project):
+    """The ratio of two stretches of one run; the best of some, since others use the machine."""
+    project.up("--workers", 0, "--replicas", 2)
+
+    def p99(seconds: float) -> float:
+        times = []
+        with closing(connection(project)) as line:
+            until = time.monotonic() + seconds
+            while (began := time.monotonic()) < until:
+                line.request("POST", INFER, ROWS)
+                assert line.getresponse().read()
+                times.append(time.monotonic() - began)
+        return sorted(times)[int(0.99 * len(times))]
+
+    ratios = []
+    for _ in range(6):
+        alone = p99(5.0)
+        with slow_callers(project, 1000):
+            ratios.append(p99(5.0) / alone)
+    print(f"p99 beside 1,000 slow callers: {[round(ratio, 2) for ratio in ratios]} times that without them")
+    assert min(ratios) <= 1.2
 
 
 def hurt(project: Project, cycles: int) -> list[object]:

@@ -132,7 +132,8 @@ def _defaults(settings: ProjectSettings) -> list[str]:
         "    option abortonclose",
         "    option redispatch 1",
         f"    retries {front.retries}",
-        "    retry-on conn-failure empty-response response-timeout 503",
+        # Not one that takes too long: it would take as long again elsewhere. One that hangs is killed, and then empty.
+        "    retry-on conn-failure empty-response 503",
         "    timeout connect 1s",
         "    timeout check 2s",
         "    timeout queue 1s",

@@ -11,6 +11,7 @@ from rung.cli.auditing import audited
 from rung.cli.declared import alerts as _alerts
 from rung.cli.declared import compress as _compress
 from rung.cli.declared import data as _data
+from rung.cli.declared import doctor as _doctor
 from rung.cli.declared import drift as _drift
 from rung.cli.declared import evaluate as _evaluate
 from rung.cli.declared import experiment as _experiment
@@ -97,6 +98,7 @@ for _declared in (
     _jobs,
     _alerts,
     _keys,
+    _doctor,
 ):
     _declared.add(app)
 audited(app)

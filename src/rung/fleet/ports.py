@@ -9,7 +9,7 @@ from rung.settings import ProjectSettings
 from rung.store.access import KeyStore
 from rung.store.blobs import open_store
 
-__all__ = ["check_exposure", "reserve", "url"]
+__all__ = ["check_exposure", "is_loopback", "reserve", "url"]
 
 
 def check_exposure(settings: ProjectSettings) -> None:
@@ -25,7 +25,7 @@ def check_exposure(settings: ProjectSettings) -> None:
     serve, control = settings.serve, settings.control
     hosts = {"serve.host": serve.host, "control.host": control.host or serve.host}
     for name, host in hosts.items():
-        if _is_loopback(host) or control.keys:
+        if is_loopback(host) or control.keys:
             continue
         ring = ring or KeyStore(open_store(serve.key_store)).ring()
         if ring.guards_control if name == "control.host" else ring.guards_data or serve.require_key:
@@ -37,7 +37,8 @@ def check_exposure(settings: ProjectSettings) -> None:
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

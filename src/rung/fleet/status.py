@@ -27,7 +27,7 @@ from rung.fleet.loop import PartHealth
 from rung.fleet.state import RoleState, UpState, is_alive, read_state
 from rung.ports import BlobStore
 
-__all__ = ["ModelStatus", "ProjectStatus", "RoleStatus", "ask_parts", "fetch", "observe"]
+__all__ = ["ModelStatus", "ProjectStatus", "RoleStatus", "ask_parts", "duplicates", "fetch", "observe"]
 
 _DECISIONS = 5
 _PATIENCE = 2.0
@@ -325,16 +325,23 @@ def _losses(metrics: str) -> list[str]:
     return [*lost, *(f"the prediction log cannot be written: {reason}" for reason in _FAILING.findall(metrics))]
 
 
-def _advice(metrics: str) -> list[str]:
-    """What a replica's own measurements say would pay: caches for models whose requests repeat."""
+def duplicates(metrics: str) -> dict[tuple[str, str], dict[str, float]]:
+    """Model and version -> `ratio`, `cache_bytes` and `saved_seconds_per_minute` of a cache that would pay, by the
+    metrics of a replica.
+    """
     measured: dict[tuple[str, str], dict[str, float]] = {}
     for name, model, version, value in _DUPLICATES.findall(metrics):
         measured.setdefault((model, version), {})[name] = float(value)
+    return measured
+
+
+def _advice(metrics: str) -> list[str]:
+    """What a replica's own measurements say would pay: caches for models whose requests repeat."""
     return [
         f"{one.get('ratio', 0):.0%} of the requests to {model} version {version} repeat an earlier one: "
         f'cache = "{int(one.get("cache_bytes", 0)) >> 20}MiB" in [models.{model}.serve] would save '
         f"{one.get('saved_seconds_per_minute', 0):.1f} s of computation per minute"
-        for (model, version), one in measured.items()
+        for (model, version), one in duplicates(metrics).items()
     ]
 
 

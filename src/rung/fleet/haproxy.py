@@ -38,6 +38,9 @@ HOLD = f"{FOLDER}/hold.sock"
 CERTIFICATE = f"{FOLDER}/tls.pem"
 """Certificate and key in one file, as HAProxy takes them."""
 _PATIENCE = 2.0
+_USUAL_HEAD = 4096
+_REWRITTEN = 2048
+"""Bytes of a buffer that HAProxy keeps for what it adds to a head."""
 _OTHER_FILES = 400
 """Files of HAProxy that are no connection of a caller or to a replica: checks, its own sockets, some spare."""
 
@@ -109,8 +112,8 @@ def configuration(settings: ProjectSettings, door: int, files: int = 0) -> str:
 
 def _global(settings: ProjectSettings, files: int) -> list[str]:
     front, limits = settings.front, settings.serve.door
-    # A buffer holds a head and a body: the limit on heads is the replica's to tell, with its own words.
-    buffer = parse_size(front.buffer) + limits.max_head
+    # It holds head and body. The limit on heads is the replica's to tell, with its own words.
+    buffer = max(parse_size(front.buffer) + _USUAL_HEAD, limits.max_head + _REWRITTEN)
     return [
         "global",
         f"    stats socket unix@{ADMIN} mode 600 level admin",
@@ -118,7 +121,7 @@ def _global(settings: ProjectSettings, files: int) -> list[str]:
         f"    nbthread {front.threads}",
         f"    hard-stop-after {_ms(limits.drain_seconds)}",
         f"    tune.bufsize {buffer}",
-        "    tune.maxrewrite 1024",
+        f"    tune.maxrewrite {_REWRITTEN}",
         f"    tune.http.maxhdr {min(2 * limits.max_headers + 32, 32767)}",
     ]
 

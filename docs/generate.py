@@ -133,8 +133,8 @@ def control_page() -> Iterator[str]:
                 bodies += [name] if name else []
                 takes = ", ".join(given) or (f"[`{name}`](#{name.lower()})" if name else "")
                 text = " ".join(operation["description"].split())
-                rows.append([f"`{method.upper()} {path}`", takes, text])
-        yield table(["route", "takes", "meaning"], rows)
+                rows.append([f"`{method.upper()} {path}`", operation["x-rung-role"], takes, text])
+        yield table(["route", "role", "takes", "meaning"], rows)
         for name in bodies:
             fields = schemas[name]["properties"]
             required = schemas[name].get("required", [])

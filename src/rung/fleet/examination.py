@@ -106,7 +106,7 @@ def _memory() -> float | None:
     import psutil
 
     whole = psutil.virtual_memory()
-    free = whole.available / whole.total
+    free = float(whole.available / whole.total)
     with suppress(OSError, ValueError):
         group = Path("/sys/fs/cgroup")
         most = int((group / "memory.max").read_text())
@@ -181,8 +181,8 @@ def _models(
     repeats: dict[str, tuple[float, int]] = {}
     for page in metrics:
         for (name, _), one in duplicates(page).items():
-            share = (one.get("ratio", 0.0), int(one.get("cache_bytes", 0)))
-            repeats[name] = max(repeats.get(name, (0.0, 0)), share)
+            seen = (one.get("ratio", 0.0), int(one.get("cache_bytes", 0)))
+            repeats[name] = max(repeats.get(name, (0.0, 0)), seen)
     found = []
     for name in sorted({name for load in after.values() for name in load.models}):
         rate = refused = busy = time_there = wait = 0.0

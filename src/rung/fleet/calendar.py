@@ -85,8 +85,10 @@ def floor(entries: Sequence[Entry], now: float, lead: float = 0.0) -> Opinion | 
     """
     best: tuple[int, Entry, float] | None = None
     for entry in entries:
-        began = _last(entry, now + lead)
-        if began is not None and now < began + entry.seconds and (best is None or entry.replicas > best[0]):
+        # One that is in force is told of before the next one of its kind.
+        begun = (_last(entry, moment) for moment in (now, now + lead))
+        began = next((at for at in begun if at is not None and now < at + entry.seconds), None)
+        if began is not None and (best is None or entry.replicas > best[0]):
             best = entry.replicas, entry, began
     if best is None:
         return None

@@ -11,7 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import msgspec
-import structlog
 
 from rung.domain.scaling import Decision, ReplicaLoad
 from rung.fleet.autoscaler import Fleet, Past, plan
@@ -61,7 +60,6 @@ class ReplicaScaler:
         self._asked = clock()
         self._logged: Decision | None = None
         self._pool = ThreadPoolExecutor(_ASKED_AT_ONCE, thread_name_prefix="rung-loads")
-        self._log = structlog.get_logger("rung.scaling")
 
     def turn(self) -> Decision | None:
         """Observe, plan, act; None where no project runs here, or a person has said how many there are to be."""
@@ -91,13 +89,6 @@ class ReplicaScaler:
         decision = plan(fleet, self._policies)
         self._remember(now, decision)
         if decision.moves:
-            self._log.info(
-                "the number of replicas changes",
-                action="scaled",
-                before=decision.before,
-                replicas=decision.replicas,
-                reason=decision.why,
-            )
             self._tell(decision)
         return decision
 

@@ -50,7 +50,19 @@ _REPEATABLE = re.compile(f"^({_ASKS}|{_MORE})")
 """Paths whose POST changes nothing: asking twice is as asking once."""
 _READS = ("GET", "HEAD", "OPTIONS")
 
-_CHECKS = "check inter 1s fastinter 200ms downinter 200ms fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down"
+_CHECKS = (
+    "check inter 1s fastinter 200ms downinter 200ms fall 2 rise 1 "
+    "observe layer4 error-limit 1 on-error mark-down on-marked-down shutdown-sessions"
+)
+"""A replica that refuses a connection has ended: it is out at the first, and back when it answers. What one had that is
+out goes to another."""
+_TOLD = {
+    "ready": ("enable health {}", "set server {} state ready"),
+    "drain": ("set server {} state drain",),
+    # Its door is closed, which its health would be taken for.
+    "leave": ("set server {} state drain", "disable health {}"),
+    "maint": ("set server {} state maint",),
+}
 _WORDS = {
     400: "this is not valid HTTP/1.1",
     408: "the request did not come in whole in time",
@@ -182,7 +194,6 @@ def _backend(settings: ProjectSettings) -> list[str]:
         "    http-check send meth GET uri /livez ver HTTP/1.1 hdr host front",
         "    http-check expect status 200",
         "    http-reuse always",
-        # A replica that refuses a connection has ended: it is out at the first, and back when it answers.
         f"    default-server {_CHECKS}",
         *(f"    server {name} unix@{socket_of(name)} disabled" for name in _names()),
         *([f"    server hold unix@{HOLD} backup no-check maxconn {front.hold}"] if front.hold else []),
@@ -228,12 +239,15 @@ class Runtime:
         return found.decode()
 
     def set_states(self, states: Sequence[tuple[str, str]]) -> None:
-        """Give places their states: `ready` gets requests, `drain` and `maint` get none.
+        """Give places their states.
+
+        `ready` gets requests. `drain` gets none and is looked after; `leave` finishes what it has, though it takes no
+        connection any more; what `maint` has is taken from it.
 
         Raises:
             OSError: it does not answer, or refuses; the message says what it said.
         """
-        answer = self.ask(*(f"set server replicas/{name} state {state}" for name, state in states)).strip()
+        answer = self.ask(*(form.format(f"replicas/{name}") for name, state in states for form in _TOLD[state])).strip()
         if answer:
             raise OSError(answer)
 

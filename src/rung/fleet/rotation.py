@@ -16,7 +16,7 @@ _READY = b"HTTP/1.1 200 "
 
 
 def rotation(replicas: Sequence[RoleState], unready: Collection[str]) -> dict[str, str]:
-    """What each replica is to the front: `ready` gets requests; `drain` and `maint` get none.
+    """What each replica is to the front: `ready` gets requests, all others get none; see `Runtime.set_states`.
 
     One that lacks a model is left out while others have them all. Where none has, each gets requests: for the other
     models it is as good as ever.
@@ -24,8 +24,8 @@ def rotation(replicas: Sequence[RoleState], unready: Collection[str]) -> dict[st
     working = [one.name for one in replicas if one.state == "ready"]
     whole = [name for name in working if name not in unready]
     states = {name: "ready" if name in whole or not whole else "drain" for name in working}
-    # What is under way there goes on; only connections without a request are closed.
-    return states | {one.name: "maint" for one in replicas if one.name not in states}
+    others = [one for one in replicas if one.name not in states]
+    return states | {one.name: "leave" if one.state == "stopping" else "maint" for one in others}
 
 
 def look(name: str) -> bool:

@@ -21,9 +21,9 @@ def replicas(**states: str) -> list[RoleState]:
         (
             {"a": "ready", "b": "starting", "c": "stopping", "d": "waiting", "e": "broken"},
             [],
-            {"a": "ready", "b": "maint", "c": "maint", "d": "maint", "e": "maint"},
+            {"a": "ready", "b": "maint", "c": "leave", "d": "maint", "e": "maint"},
         ),
-        ({"a": "stopping", "b": "ready"}, ["b"], {"a": "maint", "b": "ready"}),
+        ({"a": "stopping", "b": "ready"}, ["b"], {"a": "leave", "b": "ready"}),
         ({}, ["gone"], {}),
     ],
 )

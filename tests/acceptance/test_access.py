@@ -1,6 +1,5 @@
 """Keys, limits and certificates as whoever runs rung meets them."""
 
-import asyncio
 import shutil
 import ssl
 import subprocess
@@ -60,6 +59,11 @@ def test_keys_are_followed_while_it_serves(serve, rung, tmp_path):
         200
     }
     assert httpx2.get(f"{url}/v2/models/tiny").status_code == 401
+
+    (tmp_path / "row.bin").write_bytes(ROW)
+    asked = rung("predict", f"{url}/predict/tiny", "row.bin", "--out", "out", env={"RUNG_API_KEY": token})
+    assert asked.returncode == 0, asked.stderr
+    assert "A valid key is needed" in rung("predict", f"{url}/predict/tiny", "row.bin", "--out", "out").stderr
 
     slow, other = key(tmp_path, "slow", rate=0.5), key(tmp_path, "other", models=("nuclei",))
     within(WITHIN, lambda: ask(url, other).status_code == 403)
@@ -157,43 +161,13 @@ def test_a_certificate_that_cannot_be_used_ends_the_start(rung, tmp_path):
     )
 
 
-async def _send(host: str, port: int, token: str, rate: float, seconds: float) -> list[tuple[int, float]]:
-    """Send at a steady rate, open-loop, over a few connections; status and seconds of each answer."""
-    head = (
-        f"POST /predict/tiny HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n"
-        f"Content-Type: application/octet-stream\r\nContent-Length: {len(ROW)}\r\n\r\n"
-    ).encode()
-    free = [await asyncio.open_connection(host, port) for _ in range(8)]
-    ready: asyncio.Queue = asyncio.Queue()
-    for one in free:
-        ready.put_nowait(one)
-    found: list[tuple[int, float]] = []
-
-    async def one(due: float) -> None:
-        reader, writer = await ready.get()
-        writer.write(head + ROW)
-        answer = await reader.readuntil(b"\r\n\r\n")
-        length = int(answer.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-        await reader.readexactly(length)
-        found.append((int(answer[9:12]), time.perf_counter() - due))
-        ready.put_nowait((reader, writer))
-
-    began, tasks = time.perf_counter(), []
-    for number in range(int(rate * seconds)):
-        due = began + number / rate
-        await asyncio.sleep(max(due - time.perf_counter(), 0))
-        tasks.append(asyncio.create_task(one(due)))
-    await asyncio.gather(*tasks)
-    for _, writer in free:
-        writer.close()
-    return found
-
-
 def _load(port: int, senders: list[tuple[str, float]], seconds: float) -> list[list[tuple[int, float]]]:
-    async def run() -> list[list[tuple[int, float]]]:
-        return await asyncio.gather(*(_send("127.0.0.1", port, token, rate, seconds) for token, rate in senders))
-
-    return asyncio.run(run())
+    """Status and seconds of each answer, sender by sender: each a process, so that no sender slows another."""
+    command = [sys.executable, Path(__file__).with_name("sender.py"), str(port)]
+    running = [
+        subprocess.Popen([*command, token, str(rate), str(seconds)], stdout=subprocess.PIPE) for token, rate in senders
+    ]
+    return [[(status, took) for status, took in orjson.loads(one.communicate(timeout=90)[0])] for one in running]
 
 
 def _fair(serve, tmp_path, seconds: float, rounds: int) -> list[tuple[float, float]]:

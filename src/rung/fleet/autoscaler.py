@@ -22,7 +22,9 @@ __all__ = ["Fleet", "Past", "plan"]
 
 _STEP = 15.0
 """Seconds in which steps add up to one."""
-_SILENT = Opinion("rules", 0, "none asks for more")
+_SILENT = Opinion("rules", 0, "nobody has asked for long enough")
+_AHEAD = ("schedule", "forecast")
+"""Rules that speak of what is to come."""
 
 
 class Past(msgspec.Struct, frozen=True):
@@ -69,11 +71,14 @@ def plan(fleet: Fleet, policies: Mapping[str, Policy]) -> Decision:
     if not fleet.replicas:
         return _wake(fleet, policies, least, most)
     found = opinions(fleet.now, fleet.ready, fleet.models, policies)
-    loudest = max([*found, *_unknown(fleet)], key=lambda one: one.replicas, default=_SILENT)
+    asleep = not least and _may_end(fleet, policies)
+    # What rates still tell of who has left for good is no reason to stay.
+    heard = [one for one in found if one.by in _AHEAD] if asleep else [*found, *_unknown(fleet)]
+    loudest = max(heard, key=lambda one: one.replicas, default=_SILENT)
     spared = spares if loudest in found and loudest.replicas else 0
     raw = min(loudest.replicas + spared, most)
     why = f"{_name(loudest)}: {loudest.why}" + (f", and {spared} to spare" if spared else "")
-    floor = least or int(not _may_end(fleet, policies, loudest))
+    floor = least or int(not asleep)
     if raw < floor:
         why = _at_least(fleet, floor, least, why)
     elif loudest.replicas + spared > most:
@@ -111,11 +116,11 @@ def _wake(fleet: Fleet, policies: Mapping[str, Policy], least: int, most: int) -
     return Decision(wanted, decision, before=0, wanted=wanted, at=fleet.now, opinions=tuple(found))
 
 
-def _may_end(fleet: Fleet, policies: Mapping[str, Policy], loudest: Opinion) -> bool:
-    """Whether no replica at all is right now."""
+def _may_end(fleet: Fleet, policies: Mapping[str, Policy]) -> bool:
+    """Whether no replica at all is right now, unless the clock wants one."""
     idle = max((policy.idle for policy in policies.values()), default=0.0)
     in_flight = sum(seen.in_flight for seen in fleet.models.values())
-    return fleet.holds and not in_flight and not fleet.held and fleet.idle >= idle and loudest.replicas == 0
+    return fleet.holds and not in_flight and not fleet.held and fleet.idle >= idle
 
 
 def _at_least(fleet: Fleet, floor: int, least: int, why: str) -> str:

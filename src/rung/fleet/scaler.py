@@ -105,7 +105,7 @@ class ReplicaScaler:
         for name, fast in found.items():
             seen = weigh(fast, slow[name]) if name in slow else fast
             self._work[name] = seen.work
-            if seen.rate or seen.in_flight:
+            if fast.rate or fast.in_flight:
                 self._asked = now
             found[name] = seen
             policy = self._policies.get(name)

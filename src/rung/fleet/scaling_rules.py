@@ -152,8 +152,8 @@ def _utilisation(ready: int, seen: ModelSeen, policy: Policy) -> Opinion | None:
     asked = f"{seen.rate:.3g} requests/s are {seen.utilisation:.0%} of what {_replicas(ready)} can compute"
     refused = f", {seen.refused:.3g}/s of them turned away" if seen.refused else ""
     wanted = _scaled(ready, seen.utilisation / policy.utilisation)
-    if not wanted and (seen.rate or seen.in_flight):
-        wanted = 1
+    # The loop alone does a little all the time.
+    wanted = max(wanted, 1) if seen.rate or seen.in_flight else 0
     return Opinion("utilisation", wanted, f"{asked}{refused}; {policy.utilisation:.0%} is the target")
 
 

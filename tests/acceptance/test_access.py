@@ -171,14 +171,14 @@ def _load(port: int, senders: list[tuple[str, float]], seconds: float) -> list[l
 
 
 def _fair(serve, tmp_path, seconds: float, rounds: int) -> list[tuple[float, float]]:
-    """p99 of the others in milliseconds, without and with one tenant at 20 times its limit, round by round."""
+    """p99 of the others in milliseconds, beside one tenant at its limit and at 20 times that, round by round."""
     served = serve(models.tiny(tmp_path / "tiny.onnx"), "--name", "tiny")
     loud, *others = key(tmp_path, "loud", rate=20.0), key(tmp_path, "b"), key(tmp_path, "c")
     within(WITHIN, lambda: all(ask(served.url, token).status_code == 200 for token in others))
     quiet = [(token, 50.0) for token in others]
     pairs = []
     for _ in range(rounds):
-        alone = _load(served.port, quiet, seconds)
+        _, *alone = _load(served.port, [(loud, 20.0), *quiet], seconds)
         noisy, *beside = _load(served.port, [(loud, 400.0), *quiet], seconds)
         assert {status for answers in (*alone, *beside) for status, _ in answers} == {200}
         statuses = [status for status, _ in noisy]
@@ -200,7 +200,7 @@ def test_one_tenant_at_20_times_its_limit_costs_the_others_no_answer(serve, tmp_
 
 @pytest.mark.nightly
 def test_one_tenant_at_20_times_its_limit_hardly_slows_the_others(serve, tmp_path):
-    pairs = _fair(serve, tmp_path, 10.0, 5)
+    pairs = _fair(serve, tmp_path, 6.0, 9)
     ratio = float(np.median([beside / alone for alone, beside in pairs]))
-    print(f"p99 of the others alone and beside it, in ms: {pairs}; ratio {ratio:.2f}")
+    print(f"p99 of the others in ms, one tenant at its limit and at 20 times that: {pairs}; ratio {ratio:.2f}")
     assert ratio <= 1.2

@@ -96,6 +96,9 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """Share."""
     disk: Disk | None = None
     models: tuple[Model, ...] = ()
+    loop: float | None = None
+    """Share of the time that the busiest replica's event loop worked: it reads and writes every request, and computes
+    the smallest models."""
     replicas: int = 0
     most_replicas: int = 1
     start: float | None = None
@@ -264,7 +267,7 @@ def _start(seen: Figures) -> Iterator[Finding]:
 def _rung(seen: Figures) -> Finding:
     """The next cheapest step, and the figure that asks for it."""
     pressed = [model for model in seen.models if model.utilisation >= _BUSY or model.refused > 0]
-    for step in (_cache, _threads, _replicas, _postgresql, _gpu, _machines):
+    for step in (_cache, _threads, _loop, _replicas, _postgresql, _gpu, _machines):
         if (found := step(seen, pressed)) is not None:
             return found
     if not seen.up:
@@ -289,6 +292,20 @@ def _threads(seen: Figures, pressed: list[Model]) -> Finding | None:
             figure = f"{_load(model)}, on {used} of {seen.cores:g} cores"
             return Finding("advice", "rung", figure, "threads: remove lanes from [serve], so that every core is used")
     return None
+
+
+def _loop(seen: Figures, pressed: list[Model]) -> Finding | None:
+    if seen.loop is None or seen.loop < _BUSY:
+        return None
+    figure = f"the event loop of a replica works {seen.loop:.0%} of the time"
+    if (seen.cpu or 0.0) < _BUSY:
+        most = max(seen.replicas, seen.most_replicas) + 1
+        return Finding(
+            "advice", "rung", figure, f"replicas = {{ max = {most} }} in [models.NAME.serve]: each has its own"
+        )
+    return Finding(
+        "advice", "rung", f"{figure}, and {seen.cpu:.0%} of the cores are busy", "another machine with replicas"
+    )
 
 
 def _replicas(seen: Figures, pressed: list[Model]) -> Finding | None:

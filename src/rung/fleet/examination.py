@@ -63,6 +63,7 @@ def examine(folder: Path, settings: ProjectSettings, seconds: float, *, start: b
         memory_free=_memory(),
         disk=disk,
         models=_models(settings, before, after, _metrics(state if up else None)),
+        loop=_loop(before, after),
         replicas=len(after),
         most_replicas=max((model.serve.replicas.most for model in settings.models.values()), default=1),
         start=_start(folder) if start else None,
@@ -78,14 +79,23 @@ def examine(folder: Path, settings: ProjectSettings, seconds: float, *, start: b
 
 
 def _processor() -> tuple[float, float]:
-    """Seconds of all processors together, and the busy ones among them."""
+    """Seconds of the processors that are ours together, and the busy ones among them."""
+    with suppress(OSError, ValueError, IndexError):
+        group = Path("/sys/fs/cgroup")
+        if not (group / "cpu.max").read_text().startswith("max"):
+            # Ours is a share of them, and what others of this machine use is not.
+            used = int((group / "cpu.stat").read_text().split("usage_usec ")[1].split()[0])
+            return time.monotonic() * cores(), used / 1e6
     import psutil
 
-    times = psutil.cpu_times()
-    idle = times.idle + getattr(times, "iowait", 0.0)
-    # A guest's time is part of the user's.
-    total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
-    return total, total - idle
+    ours = os.sched_getaffinity(0)
+    total = busy = 0.0
+    for number, times in enumerate(psutil.cpu_times(percpu=True)):
+        if number in ours:
+            # A guest's time is part of the user's.
+            every = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+            total, busy = total + every, busy + every - times.idle - getattr(times, "iowait", 0.0)
+    return total, busy
 
 
 def _share(before: tuple[float, float], after: tuple[float, float]) -> float | None:
@@ -203,6 +213,15 @@ def _models(
         used = min(busy / time_there, 1.0) if time_there else 0.0
         found.append(Model(name, rate, refused, used, wait, lanes, share, size, cached))
     return tuple(found)
+
+
+def _loop(before: Mapping[str, ReplicaLoad], after: Mapping[str, ReplicaLoad]) -> float | None:
+    shares = [
+        (load.loop - before[name].loop) / (load.at - before[name].at)
+        for name, load in after.items()
+        if name in before and load.at > before[name].at and load.loop >= before[name].loop
+    ]
+    return max(shares, default=None)
 
 
 def _start(folder: Path) -> float | None:

@@ -120,6 +120,8 @@ RUNGS = [
         "m uses 95% of its lanes, on 1 of 4 cores",
         "threads",
     ),
+    ("loop", {"loop": 0.9, "replicas": 2}, "event loop of a replica works 90% of the time", "max = 3"),
+    ("loop on a busy machine", {"loop": 0.9, "cpu": 0.9}, "90% of the cores are busy", "another machine"),
     ("replicas", {"models": (BUSY,), "most_replicas": 2}, "while 70% of the processors are free", "max = 3"),
     (
         "replicas when refused",

@@ -60,7 +60,7 @@ def run(setup: Setup, announce: Callable[[Ready], None]) -> None:
     _FILE.write_text(configuration(setup.settings, setup.door, _files()), encoding="utf-8")
     certificate = _certificate(setup.settings.serve)
     _check(program, setup.door)
-    Front(setup, program, certificate).run(announce)
+    _Front(setup, program, certificate).run(announce)
 
 
 def _files() -> int:
@@ -99,7 +99,7 @@ def _join(serve: ServeSettings) -> str:
     return text
 
 
-class Front:
+class _Front:
     """HAProxy, started again whenever it ends, and what it is told."""
 
     def __init__(self, setup: Setup, program: str, certificate: "Certificate | None") -> None:

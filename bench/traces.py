@@ -81,6 +81,8 @@ class Outcome:
     """Milliseconds."""
     replica_seconds: float
     most: int
+    statuses: dict[str, int] = field(default_factory=dict)
+    """Status -> how often; 0 where the connection broke."""
     due: list[float] = field(default_factory=list)
     latency: list[float] = field(default_factory=list)
     at: list[float] = field(default_factory=list)
@@ -101,8 +103,8 @@ def main() -> int:
         found: dict[str, dict[str, Outcome]] = {}
         for name, rule in RULES.items():
             print(f"{shape}: {name}, {len(times):,} requests in {chosen.seconds:.0f} s", file=sys.stderr, flush=True)
-            real, start = _real(times, rule, chosen.seconds)
-            found[name] = {"real": real, "paper": _paper(times, rule, cost, start)}
+            real, measured = _real(times, rule, chosen.seconds)
+            found[name] = {"real": real, "paper": _paper(times, rule, cost, measured)}
         write(f"traces-{shape}", _text(shape, times, chosen.seconds, found), _as_data(found), OUT)
         draw(shape, times, chosen.seconds, found, OUT / f"traces-{shape}.png")
     return 0
@@ -151,8 +153,18 @@ def _cost() -> dict[int, float]:
 # --- in the world ---------------------------------------------------------------------------------
 
 
-def _real(times: np.ndarray, rule: dict[str, Any], seconds: float) -> tuple[Outcome, float]:
-    """One replay, and the seconds that a replica took from the wish to the answer."""
+@dataclass(frozen=True)
+class Measured:
+    """What the paper is told of the world."""
+
+    start: float
+    """Seconds that a replica took from the wish to the answer."""
+    calm: float
+    """Seconds of a request that nothing holds up."""
+
+
+def _real(times: np.ndarray, rule: dict[str, Any], seconds: float) -> tuple[Outcome, Measured]:
+    """One replay, and what was measured beside it."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "waiting.py").write_text(MODEL)
@@ -162,6 +174,7 @@ def _real(times: np.ndarray, rule: dict[str, Any], seconds: float) -> tuple[Outc
                 b"POST /v2/models/waiting/infer HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
                 b"Content-Length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
             )
+            alone = asyncio.run(Load(port, request, FLAT_OUT, 1.5, 1).run())
             seen.began = time.time()
             sample = asyncio.run(Load(port, request, FLAT_OUT, seconds, 240, times=times).run(grace=5.0))
             seen.ended = seen.began + seconds
@@ -175,12 +188,13 @@ def _real(times: np.ndarray, rule: dict[str, Any], seconds: float) -> tuple[Outc
             p99=sample.percentile(99),
             replica_seconds=seen.replica_seconds(),
             most=max(seen.replicas, default=0),
+            statuses={str(status): count for status, count in sample.statuses().items()},
             due=sample.due.tolist(),
             latency=[float(x) if ok else float("nan") for x, ok in zip(sample.latency, answered, strict=True)],
             at=[at - seen.began for at in seen.at],
             replicas=seen.replicas,
             why=seen.why,
-        ), seen.start_seconds()
+        ), Measured(seen.start_seconds(), alone.percentile(50) / 1e3)
 
 
 def _project(rule: dict[str, Any]) -> str:
@@ -274,10 +288,15 @@ def _watched(folder: Path) -> Iterator[_Seen]:
 # --- on paper -------------------------------------------------------------------------------------
 
 
-def _paper(times: np.ndarray, rule: dict[str, Any], cost: dict[int, float], start: float) -> Outcome:
+def _paper(times: np.ndarray, rule: dict[str, Any], cost: dict[int, float], measured: Measured) -> Outcome:
     section = ServeSection(objective_ms=OBJECTIVE_MS, replicas=ReplicaCount(**rule))
     policy: Policy = read_policy(section)
-    kind = Replicas(cost_model(cost, OBJECTIVE_MS / 1e3), 1, start_seconds=start, max_wait=MAX_WAIT_MS / 1e3)
+    kind = Replicas(
+        cost_model(cost, OBJECTIVE_MS / 1e3),
+        start_seconds=measured.start,
+        max_wait=MAX_WAIT_MS / 1e3,
+        overhead=max(measured.calm - cost[1], 0.0),
+    )
     course = replay(times, kind, policy, np.random.default_rng(0))
     return Outcome(
         served=len(times) - course.shed,

@@ -35,6 +35,8 @@ class Wanted(msgspec.Struct, frozen=True):
     cost: str
     lanes: int
     peak: float | None
+    start: float
+    hours: float | None
     out: Path | None
 
 
@@ -50,6 +52,9 @@ def run(wanted: Wanted, repository: str, *, as_json: bool) -> None:
     configure_logs(level="warning")
     objective = _seconds(wanted.objective, "objective")
     trace = read_trace(wanted.trace)
+    if wanted.start or wanted.hours is not None:
+        hours = wanted.hours if wanted.hours is not None else trace.seconds / 3600
+        trace = trace.cut(wanted.start * 3600, hours * 3600)
     if wanted.peak is not None:
         trace = trace.scaled(wanted.peak / max(float(trace.rates.max()), 1e-9))
     prices = read_prices(wanted.prices) if wanted.prices is not None else _NO_PRICES

@@ -28,7 +28,7 @@ _SHARES = np.concatenate([np.arange(0.015, 0.9, 0.03), np.arange(0.905, 0.99, 0.
 _WEIGHTS = np.concatenate([np.full(30, 0.03), np.full(9, 0.01), [0.005, 0.005]])
 """Quantiles by which a distribution of latencies is carried along, the tail more finely, and their weights."""
 _P99 = int(np.searchsorted(np.cumsum(_WEIGHTS), 0.99 - 1e-9))
-_STEPS = 40_000
+_STEPS = 20_000
 _MOVES = 10_000
 _MODEL = "model"
 _SPREAD = 2.326
@@ -56,7 +56,7 @@ class Curve(msgspec.Struct, frozen=True):
 
     def p99(self) -> Array:
         """Seconds at each load, float64 [L]."""
-        found: Array = np.array([_quantile(row, _WEIGHTS, 0.99) for row in self.latency])
+        found: Array = self.latency[:, _P99]
         return found
 
     def knee(self, objective: float) -> float:
@@ -111,10 +111,15 @@ def measure(kind: Replicas, rng: np.random.Generator) -> Curve:
     return Curve(capacity, np.array(_LOADS), np.maximum.accumulate(np.array(rows), axis=0))
 
 
-def flow(trace: Trace, kind: Replicas, curve: Curve, policy: Policy, objective: float) -> Flow:
-    """Let a trace flow through a fleet that is scaled by a policy; `least` equal to `most` is a fixed number."""
+def flow(
+    trace: Trace, kind: Replicas, curve: Curve, policy: Policy, objective: float, first: int | None = None
+) -> Flow:
+    """Let a trace flow through a fleet that is scaled by a policy.
+
+    `least` equal to `most` is a fixed number. `first` replicas answer at the start; None: the least, and one at least.
+    """
     steps = _steps(trace)
-    state = _State(kind, curve, policy)
+    state = _State(kind, curve, policy, max(policy.least, 1) if first is None else first)
     columns = np.zeros((len(steps.at), 4))
     for place, rate in enumerate(steps.rates.tolist()):
         columns[place] = state.step(place * steps.seconds, rate, steps.seconds)
@@ -128,12 +133,12 @@ def flow(trace: Trace, kind: Replicas, curve: Curve, policy: Policy, objective: 
 class _State:
     """Queue and replicas between two steps."""
 
-    def __init__(self, kind: Replicas, curve: Curve, policy: Policy) -> None:
+    def __init__(self, kind: Replicas, curve: Curve, policy: Policy, first: int) -> None:
         self.kind = kind
         self.capacity = curve.capacity
         self.policy = policy
         self.queue = 0.0
-        self.ready = max(policy.least, 1)
+        self.ready = first
         self.starting: deque[tuple[float, int]] = deque()
         """When, and how many."""
         self.past: deque[Past] = deque()
@@ -260,6 +265,7 @@ def _steps(trace: Trace) -> _Steps:
 def _summed(steps: _Steps, there: Array, ready: Array, latency: Array, served: Array, objective: float) -> Flow:
     weights = served[:, None] * _WEIGHTS[None, :]
     total = float(served.sum())
+    p50, p99 = _quantiles(latency.ravel(), weights.ravel(), (0.5, 0.99))
     return Flow(
         at=steps.at,
         rate=steps.rates,
@@ -268,17 +274,18 @@ def _summed(steps: _Steps, there: Array, ready: Array, latency: Array, served: A
         p99=latency[:, _P99],
         served=total,
         shed=max(float(steps.rates.sum()) * steps.seconds - total, 0.0),
-        p50_all=_quantile(latency.ravel(), weights.ravel(), 0.5),
-        p99_all=_quantile(latency.ravel(), weights.ravel(), 0.99),
+        p50_all=p50,
+        p99_all=p99,
         late=float(weights[latency > objective].sum()) / total if objective and total else 0.0,
         replica_seconds=float(there.sum()) * steps.seconds,
     )
 
 
-def _quantile(values: Array, weights: Array, share: float) -> float:
-    """Weighted quantile; NaN without weight."""
+def _quantiles(values: Array, weights: Array, shares: tuple[float, ...]) -> list[float]:
+    """Weighted quantiles; NaN without weight."""
     order = np.argsort(values)
     upto = np.cumsum(weights[order])
     if not len(upto) or upto[-1] <= 0:
-        return nan
-    return float(values[order][np.searchsorted(upto, share * upto[-1])])
+        return [nan] * len(shares)
+    places = np.searchsorted(upto, np.array(shares) * upto[-1])
+    return [float(values[order[place]]) for place in places]

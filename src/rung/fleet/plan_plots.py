@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rung.domain.errors import InvalidInput, MissingDependency
+from rung.domain.tensors import Array
 from rung.fleet.planner import Option, Plan, Question
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ _COLOURS = {
     "function": "#7c3aed",
 }
 _PANELS = 4
+_POINTS = 150
+_BEYOND = 3.0
+"""Times the others' most at which the plain rule would make them a line at the bottom."""
 
 
 def draw(question: Question, plan: Plan, path: Path) -> None:
@@ -45,9 +49,12 @@ def draw(question: Question, plan: Plan, path: Path) -> None:
     for option in shown:
         style = {"color": _COLOURS[option.policy], "label": f"{option.policy}, {option.platform}", "linewidth": 1.2}
         replicas.step(option.at / unit, option.replicas, where="post", **style)
-        latency.plot(option.at / unit, option.latency * 1e3, **style)
-    replicas.set_title("replicas paid for", fontsize=10)
-    replicas.set_ylim(bottom=0)
+        latency.plot(*_thinned(option.at / unit, option.latency * 1e3), **style)
+    top = max((option.most for option in shown if option.policy != "threshold"), default=1)
+    beyond = [option.policy for option in shown if option.most > _BEYOND * top]
+    above = f"; {beyond[0]} goes up to {max(one.most for one in shown):,}, above the picture" if beyond else ""
+    replicas.set_title(f"replicas paid for{above}", fontsize=10)
+    replicas.set_ylim(0, (1.1 if beyond else 1.05) * (top if beyond else max(one.most for one in shown)))
     latency.set_title("99th percentile of what came in, ms", fontsize=10)
     latency.set_yscale("log")
     latency.axhline(question.objective * 1e3, color="#111111", linestyle=":", linewidth=1, label="objective")
@@ -59,6 +66,15 @@ def draw(question: Question, plan: Plan, path: Path) -> None:
         axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     _knee(knee, question, plan)
     figure.savefig(path)
+
+
+def _thinned(at: Array, values: Array) -> tuple[Array, Array]:
+    """The largest of every few points, so that lines can be told apart; gaps stay gaps."""
+    together = max(len(at) // _POINTS, 1)
+    whole = len(at) // together * together
+    groups = values[:whole].reshape(-1, together)
+    largest = np.where(np.isnan(groups).all(axis=1), np.nan, np.nanmax(np.nan_to_num(groups, nan=-1.0), axis=1))
+    return at[:whole:together], largest
 
 
 def _shown(plan: Plan) -> Sequence[Option]:

@@ -151,11 +151,12 @@ def answer(question: Question) -> Plan:
             continue
         of_kind = curve if platform.speed == 1.0 else measure(kind, rng)
         for policy_name, policy in _policies(question, platform, of_kind, kind).items():
+            first = _first(question, of_kind, policy)
             if singly:
-                course = replay(times, kind, policy, np.random.default_rng(question.seed))
+                course = replay(times, kind, policy, np.random.default_rng(question.seed), first=first)
                 went = _as_flow(course, times, question.objective)
             else:
-                went = flow(trace, kind, of_kind, policy, question.objective)
+                went = flow(trace, kind, of_kind, policy, question.objective, first)
                 step = float(went.at[1] - went.at[0])
             found.append(_option(question, name, platform, policy_name, went))
     holding = [one for one in found if one.holds]
@@ -199,6 +200,14 @@ def _policies(question: Question, platform: Platform, curve: Curve, kind: Replic
     if fixed == max(least, 1):
         del found["least"]  # it is the same
     return found
+
+
+def _first(question: Question, curve: Curve, policy: Policy) -> int:
+    """Replicas at the start: what the first minute takes, as if the load had not begun just now."""
+    width = question.trace.width
+    begins = float(question.trace.rates[: max(round(60.0 / width), 1)].mean())
+    needed = ceil(begins / (curve.capacity * (question.policy.utilisation or 0.7)))
+    return min(max(needed, policy.least, 1), policy.most)
 
 
 def _as_flow(course: Course, times: Array, objective: float) -> Flow:

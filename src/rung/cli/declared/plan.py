@@ -33,6 +33,8 @@ def plan(
     peak: Annotated[
         float | None, typer.Option(min=0.001, help="Requests/s to which the trace's busiest interval is raised.")
     ] = None,
+    start: Annotated[float, typer.Option(min=0, help="Hours of the trace to leave out.")] = 0.0,
+    hours: Annotated[float | None, typer.Option(min=0.001, help="Hours of it to take.  [all]")] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to draw: .png or .svg.")] = None,
     repository: Repository = "",
     as_json: AsJson = False,
@@ -40,4 +42,4 @@ def plan(
     """Say on paper what a load would take: replicas, latency and price under each policy, on each platform."""
     from rung.cli.plan import Wanted, run
 
-    run(Wanted(trace, objective, prices, model, cost, lanes, peak, out), repository, as_json=as_json)
+    run(Wanted(trace, objective, prices, model, cost, lanes, peak, start, hours, out), repository, as_json=as_json)

@@ -3,11 +3,8 @@
 import socket
 from ipaddress import ip_address
 
-from rung.domain.access import Ring
 from rung.domain.errors import ConfigurationError
 from rung.settings import ProjectSettings
-from rung.store.access import KeyStore
-from rung.store.blobs import open_store
 
 __all__ = ["check_exposure", "is_loopback", "reserve", "url"]
 
@@ -21,13 +18,16 @@ def check_exposure(settings: ProjectSettings) -> None:
     Raises:
         ConfigurationError: naming the door, and what would do.
     """
-    ring: Ring | None = None
     serve, control = settings.serve, settings.control
     hosts = {"serve.host": serve.host, "control.host": control.host or serve.host}
     for name, host in hosts.items():
         if is_loopback(host) or control.keys:
             continue
-        ring = ring or KeyStore(open_store(serve.key_store)).ring()
+        # Late: a supervisor lives long and is to stay small.
+        from rung.store.access import KeyStore
+        from rung.store.blobs import open_store
+
+        ring = KeyStore(open_store(serve.key_store)).ring()
         if ring.guards_control if name == "control.host" else ring.guards_data or serve.require_key:
             continue
         role = "admin" if name == "control.host" else "caller"

@@ -10,10 +10,11 @@ A key is never changed or removed, so a look at the names says what is new. On a
 import secrets
 from collections.abc import Iterable, Mapping
 from threading import Lock
+from typing import TypedDict, Unpack
 
 import msgspec
 
-from rung.domain.access import ANY, ID_BYTES, SECRET_BYTES, Key, Revocation, Ring, Role, write_token
+from rung.domain.access import ID_BYTES, SECRET_BYTES, Key, Revocation, Ring, Role, write_token
 from rung.domain.errors import Conflict, InvalidInput, NotFound
 from rung.ports import BlobStore
 
@@ -21,6 +22,17 @@ __all__ = ["KeyStore", "Spent"]
 
 _KEYS, _REVOKED, _SPENT = "keys", "revoked", "spent"
 _encode = msgspec.json.Encoder(order="sorted").encode
+
+
+class Terms(TypedDict, total=False):
+    """What a key is for; as the fields of `Key`, with the same defaults."""
+
+    role: Role
+    models: tuple[str, ...]
+    expires: float
+    rate: float
+    burst: int
+    quota: int
 
 
 class Spent(msgspec.Struct):
@@ -51,12 +63,7 @@ class KeyStore:
         *,
         at: float,
         by: str,
-        role: Role = "caller",
-        models: tuple[str, ...] = ANY,
-        expires: float = 0.0,
-        rate: float = 0.0,
-        burst: int = 0,
-        quota: int = 0,
+        **terms: Unpack[Terms],
     ) -> tuple[str, Key]:
         """Make a key: its text, which is kept nowhere, and what is kept.
 
@@ -68,19 +75,7 @@ class KeyStore:
         if taken:
             raise Conflict(f"there is a key {name!r} ({taken[0].id}) already: revoke it first, or take another name")
         token, key_id, digest = write_token(secrets.token_bytes(ID_BYTES), secrets.token_bytes(SECRET_BYTES))
-        key = Key(
-            id=key_id,
-            digest=digest,
-            name=name,
-            role=role,
-            models=models,
-            created=at,
-            by=by,
-            expires=expires,
-            rate=rate,
-            burst=burst,
-            quota=quota,
-        ).checked()
+        key = Key(id=key_id, digest=digest, name=name, created=at, by=by, **terms).checked()
         self._store.put(f"{_KEYS}/{key.id}.json", _encode(key), create=True)
         return token, key
 

@@ -13,6 +13,7 @@ import numpy as np
 from rung.domain.scaling import Decision
 from rung.domain.tensors import Array
 from rung.fleet.autoscaler import Fleet, Past, plan
+from rung.fleet.forecast import Foresight, History
 from rung.fleet.queueing import Replicas, replay
 from rung.fleet.scaling_rules import ModelSeen, Policy
 from rung.fleet.traces import Trace
@@ -146,6 +147,7 @@ class _State:
         self.starts = 0
         self.moves: list[Decision] = []
         self.fixed = policy.least == policy.most
+        self.foresight = Foresight(History(policy.period), policy.lead) if policy.period else None
 
     def step(self, now: float, rate: float, step: float) -> tuple[float, float, float, float]:
         while self.starting and self.starting[0][0] <= now:
@@ -178,6 +180,7 @@ class _State:
                     refused=refused,
                     in_flight=round(in_flight),
                     work=1.0 / self.capacity,
+                    forecast=self.foresight.see(now, rate) if self.foresight is not None else None,
                 )
             }
             if able

@@ -9,7 +9,7 @@ import numpy as np
 
 from rung.domain.tensors import Array
 
-__all__ = ["BINS", "Forecast", "History", "forecast", "remember"]
+__all__ = ["BINS", "Forecast", "Foresight", "History", "forecast", "remember"]
 
 BINS = 96
 """Bins of a period: a quarter of an hour of a day."""
@@ -21,6 +21,7 @@ _SKILL = 0.5
 """Share of the variance of the last period that the forecast must have explained."""
 _LEVEL = (0.5, 2.0)
 """How far the level of today may differ from that of earlier periods."""
+_NOTHING = 1e-12
 _RECENT = 4
 """Bins by which the level of today is told."""
 
@@ -85,47 +86,66 @@ def forecast(history: History, lead: float) -> Forecast:
     if skill < _SKILL:
         return Forecast(None, f"the load does not repeat: {explained}")
     steps = min(int(np.ceil(lead / history.width)), BINS - 1)
-    expected = [_expected(rates, step) for step in range(steps + 1)]
-    found = [value for value in expected if np.isfinite(value)]
-    if not found:
+    expected = _seasonal(rates, len(rates), len(rates) + steps + 1) * _level(rates, len(rates), len(rates) + 1)
+    if not np.isfinite(expected).any():
         return Forecast(None, "nobody looked at this time in earlier periods")
-    rate = float(max(found))
+    rate = float(np.nanmax(expected))
     return Forecast(rate, f"{rate:.3g} requests/s are expected within {lead:.0f} s: {explained}")
 
 
-def _expected(rates: Array, step: int) -> float:
-    """Rate of the bin `step` after the last one that is over, from all before; NaN where nobody looked."""
-    at = len(rates) + step
-    return _seasonal(rates, at) * _level(rates)
+def _seasonal(rates: Array, first: int, last: int) -> Array:
+    """Mean of the earlier periods at the places of bins `first` to `last`, NaN where nobody looked."""
+    sums, seen = np.zeros(last - first), np.zeros(last - first)
+    for back in range(BINS, last, BINS):
+        places = np.arange(first, last) - back
+        inside = (places >= 0) & (places < len(rates))
+        value = np.where(inside, rates[np.clip(places, 0, len(rates) - 1)], np.nan)
+        known = np.isfinite(value)
+        sums[known] += value[known]
+        seen += known
+    found: Array = np.divide(sums, seen, out=np.full(last - first, np.nan), where=seen > 0)
+    return found
 
 
-def _seasonal(rates: Array, at: int) -> float:
-    """Mean of the earlier periods at the place of bin `at`."""
-    places = np.arange(at - BINS, -1, -BINS)
-    same = rates[places[places < len(rates)]]
-    same = same[np.isfinite(same)]
-    return float(same.mean()) if len(same) else float("nan")
-
-
-def _level(rates: Array) -> float:
-    """How the last bins compare with what earlier periods had there."""
-    last = np.arange(max(len(rates) - _RECENT, BINS), len(rates))
-    then = np.array([_seasonal(rates[:at], at) for at in last.tolist()])
-    known = np.isfinite(then) & np.isfinite(rates[last])
-    before = float(then[known].sum()) if known.any() else 0.0
-    return float(np.clip(rates[last][known].sum() / before, *_LEVEL)) if before > 0 else 1.0
+def _level(rates: Array, first: int, last: int) -> Array:
+    """How the bins just before each of `first` to `last` compare with what earlier periods had there."""
+    start = first - _RECENT
+    then, real = _seasonal(rates, start, last - 1), rates[start : last - 1]
+    known = np.isfinite(then) & np.isfinite(real)
+    window = np.ones(_RECENT)
+    before = np.convolve(np.where(known, then, 0.0), window, "valid")
+    lately = np.convolve(np.where(known, real, 0.0), window, "valid")
+    level = np.divide(lately, before, out=np.ones(last - first), where=before > 0)
+    found: Array = np.clip(level, *_LEVEL)
+    return found
 
 
 def _skill(rates: Array) -> float:
     """Share of the variance of the last period that those before explain; 1 for a constant load that stays so."""
-    places = range(len(rates) - BINS, len(rates))
-    made = np.array([_expected(rates[:at], 0) for at in places])
-    real = rates[-BINS:]
+    first, last = len(rates) - BINS, len(rates)
+    made, real = _seasonal(rates, first, last) * _level(rates, first, last), rates[first:]
     known = np.isfinite(made) & np.isfinite(real)
     if known.sum() < BINS // 2:
         return 0.0
     spread = float(np.var(real[known]))
     error = float(np.mean((real[known] - made[known]) ** 2))
-    if spread <= 1e-12:
-        return 1.0 if error <= 1e-12 else 0.0
+    if spread <= _NOTHING:
+        return 1.0 if error <= _NOTHING else 0.0
     return 1.0 - error / spread
+
+
+class Foresight:
+    """The forecast of one load, made anew when a bin is over."""
+
+    def __init__(self, history: History, lead: float) -> None:
+        self.history = history
+        self._lead = lead
+        self._made: Forecast | None = None
+
+    def see(self, now: float, rate: float) -> Forecast:
+        """Take in the rate of now, and say what is to come."""
+        last = self.history.last
+        self.history = remember(self.history, now, rate)
+        if self._made is None or self.history.last != last:
+            self._made = forecast(self.history, self._lead)
+        return self._made

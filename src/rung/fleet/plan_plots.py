@@ -17,6 +17,7 @@ __all__ = ["draw"]
 
 _COLOURS = {
     "autoscaled": "#2563eb",
+    "predictive": "#2a7f4f",
     "fixed": "#6b6b6b",
     "threshold": "#d97706",
     "least": "#b3261e",

@@ -3,6 +3,7 @@
     function     a function a request
     fixed        as many replicas all the time as the objective takes at the peak
     autoscaled   rung's own plan, as the settings have it
+    predictive   the same with a forecast by the day, where the trace is long enough for one
     threshold    doubled above so many requests in flight, halved below half of that
     least        the least number, all the time
 
@@ -29,10 +30,13 @@ from rung.serving.cost import CostModel
 
 __all__ = ["Option", "Plan", "PolicyName", "Question", "answer", "cost_model"]
 
-PolicyName = Literal["function", "fixed", "autoscaled", "threshold", "least"]
+PolicyName = Literal["function", "fixed", "autoscaled", "predictive", "threshold", "least"]
 _SINGLY = 300_000
 """Requests up to which each is simulated."""
 _HOUR = 3600.0
+_DAY = 86_400.0
+_PERIODS = 3.0
+"""Days of a trace from which on a forecast, which learns for two, can show what it does."""
 _SHED = 0.001
 """Share of the requests that an option may turn away and still count as holding the objective."""
 _LATE = 0.01
@@ -194,9 +198,12 @@ def _policies(question: Question, platform: Platform, curve: Curve, kind: Replic
     found: dict[PolicyName, Policy] = {
         "fixed": Policy(least=fixed, most=fixed),
         "autoscaled": scaled,
+        "predictive": msgspec.structs.replace(scaled, period=_DAY, lead=max(scaled.lead, platform.start_seconds)),
         "threshold": plain,
         "least": Policy(least=max(least, 1), most=max(least, 1)),
     }
+    if scaled.period or question.trace.seconds < _PERIODS * _DAY:
+        del found["predictive"]
     if fixed == max(least, 1):
         del found["least"]  # it is the same
     return found

@@ -15,6 +15,7 @@ import numpy as np
 from rung.domain.scaling import Decision, ModelLoad, ReplicaLoad
 from rung.domain.tensors import Array
 from rung.fleet.autoscaler import Fleet, Past, plan
+from rung.fleet.forecast import Foresight, History
 from rung.fleet.load_reading import CALM, SPAN, Look, Looks, between, weigh
 from rung.fleet.scaling_rules import Policy
 from rung.serving.cost import CostModel
@@ -111,6 +112,7 @@ class _Run:
         self.looks = Looks(CALM)
         self.past: deque[Past] = deque()
         self.work = {_MODEL: 0.0}
+        self.foresight = Foresight(History(policy.period), policy.lead) if policy.period else None
         self.asked = 0.0
         cost = kind.cost
         self.cap = max(cost.cap, 1)
@@ -189,7 +191,9 @@ class _Run:
         seen = between(self.looks.at(now - SPAN), told, len(ready), self.work)
         slow = between(self.looks.at(now - CALM), told, len(ready), self.work)
         for name, model in seen.items():
-            seen[name] = weigh(model, slow[name]) if name in slow else model
+            weighed = weigh(model, slow[name]) if name in slow else model
+            ahead = self.foresight.see(now, weighed.rate) if self.foresight is not None else None
+            seen[name] = msgspec.structs.replace(weighed, forecast=ahead)
             self.work[name] = model.work
             if model.rate or model.in_flight:
                 self.asked = now

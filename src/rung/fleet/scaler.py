@@ -15,7 +15,7 @@ import msgspec
 from rung.domain.scaling import Decision, ReplicaLoad
 from rung.fleet.autoscaler import Fleet, Past, plan
 from rung.fleet.decisions import FOLDER, append
-from rung.fleet.forecast import Forecast, History, forecast, remember
+from rung.fleet.forecast import Forecast, Foresight, History
 from rung.fleet.load_reading import CALM, SPAN, Look, Looks, Usage, between, latencies, weigh
 from rung.fleet.scaling_rules import ModelSeen, Policy
 from rung.fleet.state import RoleState, read_state
@@ -54,9 +54,9 @@ class ReplicaScaler:
         self._looks = Looks(CALM)
         self._past: deque[Past] = deque()
         self._work: dict[str, float] = {}
-        self._histories = _read_histories(folder, policies)
-        self._forecasts: dict[str, tuple[int, Forecast]] = {}
-        """Model -> bin in which it was made, and the forecast."""
+        self._foresights = {
+            name: Foresight(history, policies[name].lead) for name, history in _read_histories(folder, policies).items()
+        }
         self._asked = clock()
         self._logged: Decision | None = None
         self._pool = ThreadPoolExecutor(_ASKED_AT_ONCE, thread_name_prefix="rung-loads")
@@ -115,20 +115,17 @@ class ReplicaScaler:
             if policy.p99:
                 changes["p99"], changes["answers"] = latencies(self._looks.at(now - CALM), told, name, 0.99)
             if policy.period:
-                changes["forecast"] = self._forecast(name, policy, now, seen.rate)
+                changes["forecast"] = self._forecast(name, now, seen.rate)
             found[name] = msgspec.structs.replace(seen, **changes)
         return found
 
-    def _forecast(self, name: str, policy: Policy, now: float, rate: float) -> Forecast:
-        history = remember(self._histories[name], now, rate)
-        fresh = history.last != self._histories[name].last
-        self._histories[name] = history
-        known = self._forecasts.get(name)
-        if known is None or known[0] != history.last:
-            self._forecasts[name] = known = (history.last, forecast(history, policy.lead))
-        if fresh:
-            _write_histories(self._folder, self._histories)
-        return known[1]
+    def _forecast(self, name: str, now: float, rate: float) -> Forecast:
+        foresight = self._foresights[name]
+        bin_before = foresight.history.last
+        found = foresight.see(now, rate)
+        if foresight.history.last != bin_before:
+            _write_histories(self._folder, {name: one.history for name, one in self._foresights.items()})
+        return found
 
     def _remember(self, now: float, decision: Decision) -> None:
         self._past.append(Past(now, decision.wanted, decision.replicas))

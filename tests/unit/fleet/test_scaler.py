@@ -148,8 +148,8 @@ def test_rates_are_remembered_over_a_restart(fleet):
     fleet.serves(3, 20, scaler)
     scaler.close()
     again = fleet.scaler(policy)
-    known = again._histories["m"]
-    assert (known.period, len(known.rates)) == (period, len(scaler._histories["m"].rates))
-    assert known.rates[3:] == pytest.approx(scaler._histories["m"].rates[3:], nan_ok=True)
-    assert fleet.scaler(Policy(most=4, period=3600.0))._histories["m"].rates == ()
+    known, before = again._foresights["m"].history, scaler._foresights["m"].history
+    assert (known.period, len(known.rates)) == (period, len(before.rates))
+    assert known.rates[3:] == pytest.approx(before.rates[3:], nan_ok=True)
+    assert fleet.scaler(Policy(most=4, period=3600.0))._foresights["m"].history.rates == ()
     again.close()

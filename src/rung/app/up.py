@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from rung.domain.errors import ConfigurationError, MissingDependency
-from rung.fleet.haproxy import FOLDER, find_program, socket_of
+from rung.fleet.haproxy import FOLDER, find_program, named_hosts, socket_of
 from rung.fleet.lines import Lines
 from rung.fleet.orphans import clear_orphans
 from rung.fleet.ports import check_exposure, reserve, url
@@ -66,12 +66,13 @@ def up(folder: Path, settings: ProjectSettings, replicas: int, announce: Callabl
             url=url(serve.host, serve.port, tls=bool(serve.tls_certificate)),
             control=url(control_host, control.port, tls=bool(control.tls_certificate or serve.tls_certificate)),
         )
+        state.hosts = named_hosts(settings) if roles.door >= 0 else {}
         Supervisor(folder, roles.first(replicas), state, lines, roles.replica).run(announce)
 
 
 def _wants_front(settings: ProjectSettings, replicas: int, lines: Lines) -> bool:
     """Whether HAProxy is to stand before the replicas."""
-    several = max(replicas, settings.most_replicas) > 1
+    several = max(replicas, settings.most_replicas) > 1 or bool(settings.front.hosts)
     if settings.front.use == "off" or (settings.front.use == "auto" and not several):
         return False
     if find_program(settings) is not None:

@@ -49,6 +49,11 @@ def _print(status: ProjectStatus) -> None:
         front = any(role.role == "front" for role in status.roles)
         more = ("FRONT", "ASKED", "RETRIED") if front else ()
         print_table((*head, *more), [(*_role(role), *(_share(role) if front else ())) for role in status.roles])
+        if status.hosts:
+            print()
+            print_table(
+                ("HOST", "STATE", "ASKED"), [(one.host, one.state.lower(), f"{one.asked:,}") for one in status.hosts]
+            )
         if status.why:
             by = " (by hand; `rung scale auto` undoes it)" if status.by_hand else ""
             print(f"\nreplicas: {status.replicas}, since {status.why}{by}")

@@ -24,11 +24,13 @@ __all__ = [
     "CERTIFICATE",
     "FOLDER",
     "HOLD",
+    "HostStatus",
     "Runtime",
     "Share",
     "configuration",
     "find_program",
     "may_repeat",
+    "named_hosts",
     "socket_of",
 ]
 
@@ -87,6 +89,16 @@ class Share(msgspec.Struct, kw_only=True):
     """Requests that were asked again after this one had not answered."""
     why: str = ""
     """What the last look at its health gave."""
+
+
+class HostStatus(msgspec.Struct, kw_only=True):
+    """Another machine that the front may send requests to."""
+
+    host: str
+    state: str
+    """`UP`, or what the last look at its health gave."""
+    asked: int = 0
+    """Requests that it got since the front started, because nobody nearer could answer."""
 
 
 def find_program(settings: ProjectSettings) -> str | None:
@@ -196,8 +208,15 @@ def _backend(settings: ProjectSettings) -> list[str]:
         "    http-reuse always",
         f"    default-server {_CHECKS}",
         *(f"    server {name} unix@{socket_of(name)} disabled" for name in _names()),
+        # Of backups the first that works is used.
+        *(f"    server {name} {host} backup" for name, host in named_hosts(settings).items()),
         *([f"    server hold unix@{HOLD} backup no-check maxconn {front.hold}"] if front.hold else []),
     ]
+
+
+def named_hosts(settings: ProjectSettings) -> dict[str, str]:
+    """Where other machines answer, by what HAProxy calls them: `host-1` is the nearest."""
+    return {f"host-{number}": host for number, host in enumerate(settings.front.hosts, 1)}
 
 
 def _names() -> list[str]:

@@ -66,6 +66,8 @@ class UpState(msgspec.Struct, kw_only=True):
     """Whether a person said so; then no rule changes it."""
     restarted: float = 0.0
     """When a restart of the replicas was asked for, in seconds since the epoch; 0 where none is under way."""
+    hosts: dict[str, str] = {}
+    """Other machines that the front may send requests to, by what HAProxy calls them."""
     waiting: int = 0
     """Requests that the front holds because no replica can answer."""
 

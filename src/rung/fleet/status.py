@@ -22,7 +22,7 @@ from rung.domain.errors import RungError
 from rung.domain.releases import BUCKETS, Release
 from rung.domain.scaling import Decision
 from rung.fleet.decisions import read_last
-from rung.fleet.haproxy import ADMIN, Runtime
+from rung.fleet.haproxy import ADMIN, HostStatus, Runtime
 from rung.fleet.loop import PartHealth
 from rung.fleet.state import RoleState, UpState, is_alive, read_state
 from rung.ports import BlobStore
@@ -109,6 +109,8 @@ class ProjectStatus(msgspec.Struct, kw_only=True):
     waiting: int = 0
     """Requests that wait since no replica can answer."""
     roles: list[RoleStatus] = []
+    hosts: list[HostStatus] = []
+    """Nearest first."""
     models: list[ModelStatus] = []
     parts: list[PartHealth] = []
     """Of the control loop."""
@@ -150,7 +152,7 @@ def observe(
     if state is not None:
         _processes(status, state, up=up)
     if any(role.role == "front" and role.state == "ready" for role in status.roles):
-        _front(status, folder)
+        _front(status, folder, state.hosts if state is not None else {})
     replicas = _replicas(state.roles if state is not None and up else [])
     for replica in replicas:
         status.problems += [f"{replica.name}: {problem}" for problem in replica.problems]
@@ -175,13 +177,16 @@ def observe(
     return status
 
 
-def _front(status: ProjectStatus, folder: Path) -> None:
+def _front(status: ProjectStatus, folder: Path, hosts: Mapping[str, str]) -> None:
     """What the front makes of the replicas."""
     try:
         shares = {share.name: share for share in Runtime(str(folder / ADMIN)).shares()}
     except OSError as error:
         status.problems.append(f"the front does not say how it is: {error}")
         return
+    for name, host in hosts.items():
+        if (share := shares.get(name)) is not None:
+            status.hosts.append(HostStatus(host=host, state=share.state, asked=share.requests))
     for role in status.roles:
         if (share := shares.get(role.name)) is not None:
             role.front, role.asked, role.retried = share.state, share.requests, share.retries

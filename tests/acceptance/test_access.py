@@ -17,6 +17,8 @@ from rung.store.access import KeyStore
 from rung.store.blobs import DiskStore
 from rung.testing import models
 
+from .projects import Project
+
 CERTIFICATES = Path(__file__).parents[1] / "certificates"
 WITHIN = 5.0
 """Seconds in which a key is followed everywhere."""
@@ -118,6 +120,33 @@ def test_a_refused_move_of_a_release_is_told_and_remembered(tmp_path, rung):
     ]
     assert "takes the role deployer" in (tmp_path / "up.err").read_text()
     assert "deployer" in rung("history", "tiny").stdout
+
+
+@pytest.mark.nightly
+def test_a_revoked_key_is_refused_everywhere_within_five_seconds(tmp_path):
+    text = '[project]\nname = "p"\n[models.tiny.serve]\nreplicas = { min = 3 }\n'
+    (tmp_path / "rung.toml").write_text(text)
+    project = Project(tmp_path)
+    project.rung("models", "register", models.tiny(tmp_path / "tiny.onnx"), "--name", "tiny")
+    key(tmp_path, "another")
+    token = key(tmp_path, "ana", role="deployer")
+    project.up()
+    try:
+        doors = [role["url"] for role in project.state()["roles"] if role["role"] == "replica"]
+        headers = {"authorization": f"Bearer {token}"}
+
+        def answers() -> list[int]:
+            found = [ask(url, token).status_code for url in (*doors, project.url)]
+            return [*found, httpx2.get(f"{project.control}/models", headers=headers).status_code]
+
+        assert len(doors) == 3
+        within(WITHIN, lambda: answers() == [200] * 5)
+        began = time.monotonic()
+        project.rung("keys", "revoke", "ana")
+        within(WITHIN, lambda: answers() == [401] * 5)
+        print(f"refused everywhere after {time.monotonic() - began:.1f} s, the command's own start among them")
+    finally:
+        project.end()
 
 
 def test_the_connection_is_encrypted_and_a_new_certificate_is_taken_up(serve, tmp_path):

@@ -141,6 +141,8 @@ class _Front:
         """What HAProxy was told of each replica."""
         self._told = Rotation(replicas=[])
         self._looks = Looks()
+        self._looked: dict[str, int] = {}
+        """Name -> which process was looked at."""
 
     def run(self, announce: Callable[[], None]) -> None:
         """As the function `run`."""
@@ -274,7 +276,11 @@ class _Front:
             self._replicas = [role for role in state.roles if role.role == "replica"]
 
     def _say(self, names: list[str], waiting: int) -> None:
-        told = Rotation(replicas=names, waiting=waiting, hung=self._looks.hung)
+        # Of this very process: another may have taken its place since.
+        hung = [
+            one.name for one in self._replicas if one.name in self._looks.hung and self._looked[one.name] == one.pid
+        ]
+        told = Rotation(replicas=names, waiting=waiting, hung=hung)
         if told != self._told:
             self._told = told
             self._tell(told)
@@ -285,6 +291,9 @@ class _Front:
             answers: dict[str, bool | None] = {}
             for role in self._replicas:
                 if role.state == "ready":
+                    if self._looked.get(role.name) != role.pid:
+                        self._looks.forget(role.name)
+                    self._looked[role.name] = role.pid
                     try:
                         answers[role.name] = look(role.name)
                     except OSError:

@@ -55,6 +55,11 @@ class Looks:
         self._silent: dict[str, float] = {}
         """Since when one has not answered."""
 
+    def forget(self, name: str) -> None:
+        """Another process has this name from now on."""
+        self._silent.pop(name, None)
+        self.hung = [one for one in self.hung if one != name]
+
     def take(self, answers: dict[str, bool | None], now: float) -> None:
         """One look at each: whether it is ready; None where it did not answer. `now` is in seconds."""
         self.unready = frozenset(name for name, ready in answers.items() if ready is False)

@@ -44,6 +44,10 @@ def test_one_that_is_silent_for_long_hangs_unless_all_are():
     assert looks.hung == [], "then it is the machine"
     looks.take({"a": True, "b": True, "c": None}, now=3 * HUNG)
     assert looks.hung == ["c"]
+    looks.forget("c")
+    assert looks.hung == []
+    looks.take({"a": True, "b": True, "c": None}, now=3 * HUNG + 1)
+    assert looks.hung == [], "its place is another's now"
     looks.take({"a": True, "b": True, "c": True}, now=4 * HUNG)
     assert looks.hung == []
     looks.take({"a": True, "c": None}, now=4 * HUNG + 1)

@@ -21,6 +21,7 @@ def test_a_project_is_measured_and_told_what_is_next(rung, tmp_path):
     assert 0 <= figures["cpu"] <= 1
     # The replica that was started for a moment has left nothing behind.
     assert not (tmp_path / ".rung/log").exists()
+    assert not (tmp_path / ".rung/keys").exists()
     assert not list(tmp_path.glob(".rung-doctor-*"))
 
 

@@ -329,7 +329,7 @@ def _postgresql(seen: Figures, pressed: list[Model]) -> Finding | None:
 def _gpu(seen: Figures, pressed: list[Model]) -> Finding | None:
     if pressed and seen.gpu and not seen.on_gpu:
         model = max(pressed, key=lambda one: one.utilisation)
-        figure = f"{_load(model)}, and {seen.gpu} is idle"
+        figure = f"{_load(model)}, and the runtime here does not use the {seen.gpu}"
         return Finding("advice", "rung", figure, "GPU: install a runtime that uses it, such as onnxruntime-gpu")
     return None
 

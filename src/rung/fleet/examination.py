@@ -227,7 +227,8 @@ def _loop(before: Mapping[str, ReplicaLoad], after: Mapping[str, ReplicaLoad]) -
 def _start(folder: Path) -> float | None:
     """Seconds until one more replica of the project answers; it is ended then, and logs nowhere."""
     with tempfile.TemporaryDirectory() as scratch:
-        environment = {**os.environ, "RUNG_PROJECT_LOG": scratch, "RUNG_LOG": "", "RUNG_HOST": "127.0.0.1"}
+        apart = {"RUNG_PROJECT_LOG": scratch, "RUNG_LOG": "", "RUNG_LOG_KEY": f"{scratch}/prediction.key"}
+        environment = {**os.environ, **apart, "RUNG_HOST": "127.0.0.1"}
         command = [sys.executable, "-P", "-m", "rung", "up", "--role", "replica", "--port", "0", "--json"]
         began = time.monotonic()
         with subprocess.Popen(  # noqa: S603

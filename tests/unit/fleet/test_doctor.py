@@ -130,7 +130,7 @@ RUNGS = [
         "replicas",
     ),
     ("PostgreSQL", {"writes": 600.0}, "600 times a second, 67%", "PostgreSQL"),
-    ("GPU", {"models": (BUSY,), "cpu": 0.95, "gpu": "NVIDIA H100"}, "NVIDIA H100 is idle", "GPU"),
+    ("GPU", {"models": (BUSY,), "cpu": 0.95, "gpu": "NVIDIA H100"}, "does not use the NVIDIA H100", "GPU"),
     ("machines", {"models": (BUSY,), "cpu": 0.95}, "95% of the 4 cores are busy", "another machine"),
     ("workers", {"cpu": 0.95, "queue_age": 300.0}, "jobs wait for 300 s", "Ray"),
     ("not up", {"up": False, "models": ()}, "not up", ""),

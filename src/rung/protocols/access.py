@@ -24,16 +24,18 @@ _DAY = 86_400.0
 class Grant:
     """A key in this process: what it has used, and what is left of its limits."""
 
-    __slots__ = ("bucket", "calls", "key", "left", "over", "renewed", "today", "why")
+    __slots__ = ("bucket", "calls", "key", "left", "limited", "over", "renewed", "today", "why")
 
     def __init__(self, key: Key, renewed: float) -> None:
         self.key = key
         self.why = ""
         """Why it is good no more; empty while it is."""
+        self.limited = bool(key.rate or key.quota)
         self.bucket = Bucket(key.rate, key.at_once) if key.rate else None
         self.calls = 0
-        """Requests let through since the start, those of `today` among them."""
+        """Requests let through since the start."""
         self.today = 0
+        """Of these, those of today; counted where there is a limit."""
         self.over = 0
         """Requests refused for being too many."""
         self.left: float = key.quota or inf
@@ -50,6 +52,11 @@ class Grant:
         """
         if self.why:
             raise Unauthenticated(self.why)
+        if self.limited:
+            self._deduct(call)
+        self.calls += 1
+
+    def _deduct(self, call: Call) -> None:
         if self.left <= 0.0:
             self.over += 1
             raise Overloaded(
@@ -63,7 +70,6 @@ class Grant:
             )
         self.left -= 1.0
         self.today += 1
-        self.calls += 1
 
 
 class Guard:

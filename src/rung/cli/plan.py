@@ -175,12 +175,9 @@ def _show(question: Question, plan: Plan, currency: str, name: str) -> None:
         print(
             "no option holds the objective: a faster model, a longer objective, or a platform that starts sooner would"
         )
-    how = (
-        "each request was simulated"
-        if plan.singly
-        else f"the load was followed as a stream in steps of {plan.step:.3g} s: starts within a step are not seen"
-    )
-    print(f"on paper: {how}; cores are taken to be there for every lane")
+    looks = f"a look and a decision each {plan.step:.3g} s"
+    how = "each request was simulated" if plan.singly else "the load was followed as a stream: a start takes a step"
+    print(f"on paper: {how}, {looks}; cores are taken to be there for every lane")
 
 
 def _priced(plan: Plan) -> bool:

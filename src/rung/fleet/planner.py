@@ -7,7 +7,7 @@
     threshold    doubled above so many requests in flight, halved below half of that
     least        the least number, all the time
 
-Up to a few hundred thousand requests each is simulated (`queueing`), beyond that the stream is (`fluid`).
+Of a few hours with up to 100,000 requests each is simulated (`queueing`), beyond that the stream is (`fluid`).
 """
 
 from collections.abc import Mapping
@@ -31,8 +31,10 @@ from rung.serving.cost import CostModel
 __all__ = ["Option", "Plan", "PolicyName", "Question", "answer", "cost_model"]
 
 PolicyName = Literal["function", "fixed", "autoscaled", "predictive", "threshold", "least"]
-_SINGLY = 300_000
+_SINGLY = 100_000
 """Requests up to which each is simulated."""
+_LONGEST = 6 * 3600.0
+"""Seconds of a trace up to which that is done, with a look at the replicas each second."""
 _HOUR = 3600.0
 _DAY = 86_400.0
 _PERIODS = 3.0
@@ -111,8 +113,8 @@ class Plan(msgspec.Struct, frozen=True):
     """Requests a second of one replica up to which p99 holds the objective; 0: it never does."""
     singly: bool
     """Whether each request was simulated."""
-    step: float = 0.0
-    """Seconds of a step where the stream was."""
+    step: float
+    """Seconds between two looks of the autoscaler, and of a step where the stream was followed."""
 
 
 def cost_model(cost: Mapping[int, float], objective: float, speed: float = 1.0) -> CostModel:
@@ -141,12 +143,12 @@ def answer(question: Question) -> Plan:
     if not trace.total:
         raise InvalidData(f"{trace.name} holds no requests")
     rng = np.random.default_rng(question.seed)
-    singly = trace.total <= _SINGLY
+    singly = trace.total <= _SINGLY and trace.seconds <= _LONGEST
     times = arrivals(trace, rng) if singly else np.zeros(0)
     own = _replicas(question, Platform("container", start_seconds=0.0))
     curve = measure(own, rng)
     found: list[Option] = []
-    step = 0.0
+    step = own.look_seconds
     for name, platform in question.platforms.items():
         kind = _replicas(question, platform)
         if platform.kind == "function":

@@ -44,15 +44,23 @@ class Curve(msgspec.Struct, frozen=True):
     loads: Array
     """Shares of the capacity, float64 [L]."""
     latency: Array
-    """Seconds at each load and quantile, float64 [L, Q]."""
+    """Seconds at each load and quantile, among others that share the load, float64 [L, Q]."""
+    alone: Array
+    """The same of one that has no others."""
 
-    def at(self, load: Array) -> Array:
-        """Latencies at loads: float64 [N] -> float64 [N, Q]."""
+    def at(self, load: Array, ready: Array) -> Array:
+        """Latencies at loads, each of so many replicas: float64 [N], float64 [N] -> float64 [N, Q].
+
+        Between one and 8 replicas by the inverse of their number, as waits in front of many servers fall.
+        """
         place = np.interp(np.clip(load, self.loads[0], self.loads[-1]), self.loads, np.arange(len(self.loads)))
         low = np.floor(place).astype(np.int64)
         high = np.minimum(low + 1, len(self.loads) - 1)
         part = (place - low)[:, None]
-        found: Array = self.latency[low] * (1 - part) + self.latency[high] * part
+        together = self.latency[low] * (1 - part) + self.latency[high] * part
+        lonely = np.clip((1 / np.maximum(ready, 1.0) - 1 / _TOGETHER) / (1 - 1 / _TOGETHER), 0.0, 1.0)[:, None]
+        alone = self.alone[low] * (1 - part) + self.alone[high] * part
+        found: Array = together + lonely * (alone - together)
         return found
 
     def p99(self) -> Array:
@@ -98,18 +106,22 @@ class Flow(msgspec.Struct, frozen=True):
 
 
 def measure(kind: Replicas, rng: np.random.Generator) -> Curve:
-    """Latencies of a replica at rising loads, each by 10,000 requests over 8 replicas that share them."""
+    """Latencies of a replica at rising loads, by itself and among 8 that share 10,000 requests each time."""
     capacity = kind.lanes / kind.cost.row()
-    rows = []
-    for load in _LOADS:
-        times = np.cumsum(rng.exponential(1.0 / (load * capacity * _TOGETHER), _DRAWN))
-        fixed = Policy(least=_TOGETHER, most=_TOGETHER)
-        # Nothing is decided, so nothing has to be looked at.
-        calm = msgspec.structs.replace(kind, look_seconds=inf, max_wait=inf)
-        course = replay(times, calm, fixed, rng)
-        rows.append(np.quantile(course.latency[_DRAWN // 10 :], _SHARES))
-    # By chance a higher load may have come out lower.
-    return Curve(capacity, np.array(_LOADS), np.maximum.accumulate(np.array(rows), axis=0))
+    # Nothing is decided, so nothing has to be looked at.
+    calm = msgspec.structs.replace(kind, look_seconds=inf, max_wait=inf)
+
+    def measured(count: int) -> Array:
+        rows = []
+        for load in _LOADS:
+            times = np.cumsum(rng.exponential(1.0 / (load * capacity * count), _DRAWN))
+            course = replay(times, calm, Policy(least=count, most=count), rng)
+            rows.append(np.quantile(course.latency[_DRAWN // 10 :], _SHARES))
+        # By chance a higher load may have come out lower.
+        found: Array = np.maximum.accumulate(np.array(rows), axis=0)
+        return found
+
+    return Curve(capacity, np.array(_LOADS), measured(_TOGETHER), measured(1))
 
 
 def flow(
@@ -126,7 +138,7 @@ def flow(
         columns[place] = state.step(place * steps.seconds, rate, steps.seconds)
     ready, there, wait, served = columns.T
     load = steps.rates / np.maximum(ready * curve.capacity, 1e-9)
-    latency = curve.at(load) + wait[:, None]
+    latency = curve.at(load, ready) + wait[:, None]
     found = _summed(steps, there, ready, latency, served, objective)
     return msgspec.structs.replace(found, starts=state.starts, decisions=tuple(state.moves[:_MOVES]))
 

@@ -47,6 +47,12 @@ def test_a_fixed_number_serves_what_it_can_and_sheds_the_rest(curve):
     assert flood.late > 0.9
 
 
+def test_one_alone_waits_longer_than_one_of_many(curve):
+    load = np.array([0.7, 0.7, 0.7])
+    p99 = curve.at(load, np.array([1.0, 3.0, 50.0]))[:, 38]
+    assert p99[0] > p99[1] > p99[2]
+
+
 def test_the_stream_agrees_with_single_requests(curve):
     shape = 200.0 + 150.0 * np.sin(np.linspace(0, 4 * np.pi, 40))
     load = trace(shape, 15.0)

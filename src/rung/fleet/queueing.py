@@ -125,6 +125,7 @@ class _Run:
     # --- requests -----------------------------------------------------------------------------
 
     def arrive(self, number: int, now: float) -> None:
+        self.asked = now
         there = self.there
         # In the order in which they answer, so that mostly one look is enough.
         ready = there if there and there[-1].due <= now else [one for one in there if one.due <= now]
@@ -195,8 +196,6 @@ class _Run:
             ahead = self.foresight.see(now, weighed.rate) if self.foresight is not None else None
             seen[name] = msgspec.structs.replace(weighed, forecast=ahead)
             self.work[name] = model.work
-            if model.rate or model.in_flight:
-                self.asked = now
         self.looks.add(now, told)
         fleet = Fleet(
             now=now,

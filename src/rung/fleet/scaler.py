@@ -58,6 +58,9 @@ class ReplicaScaler:
             name: Foresight(history, policies[name].lead) for name, history in _read_histories(folder, policies).items()
         }
         self._asked = clock()
+        """When somebody was last seen to have asked."""
+        self._counts: dict[str, int] = {}
+        """Replica -> requests of its last look."""
         self._logged: Decision | None = None
         self._pool = ThreadPoolExecutor(_ASKED_AT_ONCE, thread_name_prefix="rung-loads")
 
@@ -74,6 +77,10 @@ class ReplicaScaler:
         ready = sum(look is None or look.load.ready for look in looks.values())
         seen = self._seen(now, told, ready)
         self._looks.add(now, told)
+        counts = {name: _requests(look.load) for name, look in told.items()}
+        if state.waiting or any(count != self._counts.get(name, 0) for name, count in counts.items()):
+            self._asked = now
+        self._counts = counts
         if state.by_hand:
             return None
         fleet = Fleet(
@@ -105,8 +112,6 @@ class ReplicaScaler:
         for name, fast in found.items():
             seen = weigh(fast, slow[name]) if name in slow else fast
             self._work[name] = seen.work
-            if fast.rate or fast.in_flight:
-                self._asked = now
             found[name] = seen
             policy = self._policies.get(name)
             if policy is None:
@@ -139,6 +144,11 @@ class ReplicaScaler:
     def close(self) -> None:
         """Ask nobody any more."""
         self._pool.shutdown(wait=False)
+
+
+def _requests(load: ReplicaLoad) -> int:
+    """Requests that a replica has had since it started."""
+    return sum(one.answered + one.failed + one.refused + one.in_flight for one in load.models.values())
 
 
 def _usage(pid: int) -> Usage | None:

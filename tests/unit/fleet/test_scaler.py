@@ -128,6 +128,12 @@ def test_the_last_one_goes_where_a_front_holds_requests_and_comes_back_for_them(
     assert fleet.serves(0, 1, scaler).replicas == 0
     fleet.runs(0, front=True, waiting=2)
     assert fleet.serves(0, 1, scaler).why == "0 -> 1: 2 requests wait for a replica"
+    # What the new one answers before its first look is a request like any other.
+    fleet.load = ModelLoad(row=0.1)
+    fleet.runs(1, front=True)
+    fleet.serves(2, 1, scaler)
+    assert fleet.serves(0, 18, scaler).replicas == 1
+    assert fleet.serves(0, 9, scaler).replicas == 0
     scaler.close()
 
 

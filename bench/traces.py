@@ -30,10 +30,10 @@ from report import table, write
 from trace_plots import draw
 from workloads import BenchError
 
-from rung.fleet.planner import cost_model
-from rung.fleet.queueing import Replicas, replay
-from rung.fleet.scaling_rules import Policy, read_policy
-from rung.fleet.traces import Trace, arrivals, read_trace
+from rung.fleet.planning.planner import cost_model
+from rung.fleet.planning.queueing import Replicas, replay
+from rung.fleet.planning.traces import Trace, arrivals, read_trace
+from rung.fleet.scaling.rules import Policy, read_policy
 from rung.settings.project import ServeSection
 from rung.settings.scaling import ReplicaCount
 

@@ -13,7 +13,7 @@ import httpx2
 import orjson
 import pytest
 
-from rung.fleet.haproxy import Runtime
+from rung.fleet.front.haproxy import Runtime
 from rung.testing.models import tiny
 
 from .projects import PATIENCE, load

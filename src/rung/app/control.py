@@ -21,8 +21,8 @@ from rung.fleet.loop import ControlLoop, Part, PartHealth
 from rung.fleet.policy import Policy, read_policy
 from rung.fleet.ports import url
 from rung.fleet.roles import Ready, Scale, Setup, tell
-from rung.fleet.scaler import ReplicaScaler
-from rung.fleet.scaling_rules import read_policy as read_policy_of_replicas
+from rung.fleet.scaling.rules import read_policy as read_policy_of_replicas
+from rung.fleet.scaling.scaler import ReplicaScaler
 from rung.fleet.status import observe
 from rung.jobs.queue import JobStore
 from rung.jobs.schedule import Schedule, check, tick

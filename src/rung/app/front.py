@@ -18,11 +18,11 @@ import msgspec
 import structlog
 
 from rung.domain.errors import ConfigurationError, NotReady, OperatorError
-from rung.fleet.haproxy import ADMIN, CERTIFICATE, FOLDER, HOLD, Runtime, configuration, find_program
-from rung.fleet.hold import Hold
+from rung.fleet.front.haproxy import ADMIN, CERTIFICATE, FOLDER, HOLD, Runtime, configuration, find_program
+from rung.fleet.front.hold import Hold
+from rung.fleet.front.rotation import Looks, look, rotation
 from rung.fleet.ports import reserve, url
 from rung.fleet.roles import Ready, Rotation, Setup, tell
-from rung.fleet.rotation import Looks, look, rotation
 from rung.fleet.state import RoleState, read_state
 from rung.settings import ServeSettings
 

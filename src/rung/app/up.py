@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from rung.domain.errors import ConfigurationError, MissingDependency
-from rung.fleet.haproxy import FOLDER, find_program, named_hosts, socket_of
+from rung.fleet.front.haproxy import FOLDER, find_program, named_hosts, socket_of
 from rung.fleet.lines import Lines
 from rung.fleet.orphans import clear_orphans
 from rung.fleet.ports import check_exposure, reserve, url

@@ -9,10 +9,10 @@ import msgspec
 
 from rung.cli.printing import print_json, print_table
 from rung.domain.errors import ConfigurationError, InvalidInput, NotFound
-from rung.fleet.planner import Option, Plan, Question, answer
-from rung.fleet.prices import Platform, Prices, read_prices
-from rung.fleet.scaling_rules import read_policy
-from rung.fleet.traces import Trace, read_trace
+from rung.fleet.planning.planner import Option, Plan, Question, answer
+from rung.fleet.planning.prices import Platform, Prices, read_prices
+from rung.fleet.planning.traces import Trace, read_trace
+from rung.fleet.scaling.rules import read_policy
 from rung.settings.file import project_here
 from rung.settings.project import ModelSettings, ProjectSettings
 from rung.telemetry import configure_logs
@@ -72,7 +72,7 @@ def run(wanted: Wanted, repository: str, *, as_json: bool) -> None:
     question = Question(trace, cost, objective, prices.platforms, policy, wanted.lanes, max_wait=_wait(settings))
     found = answer(question)
     if wanted.out is not None:
-        from rung.fleet.plan_plots import draw
+        from rung.fleet.planning.plots import draw
 
         draw(question, found, wanted.out)
     if as_json:

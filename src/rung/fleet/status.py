@@ -21,9 +21,9 @@ from rung.catalog import releases
 from rung.domain.errors import RungError
 from rung.domain.releases import BUCKETS, Release
 from rung.domain.scaling import Decision
-from rung.fleet.decisions import read_last
-from rung.fleet.haproxy import ADMIN, HostStatus, Runtime
+from rung.fleet.front.haproxy import ADMIN, HostStatus, Runtime
 from rung.fleet.loop import PartHealth
+from rung.fleet.scaling.decisions import read_last
 from rung.fleet.state import RoleState, UpState, is_alive, read_state
 from rung.ports import BlobStore
 

@@ -5,7 +5,7 @@ import pytest
 
 from rung.cli.plan import Wanted, run
 from rung.domain.errors import InvalidData, InvalidInput, NotFound
-from rung.fleet import fluid
+from rung.fleet.planning import fluid
 
 TRACE = "timestamp,requests\n" + "".join(f"{60 * minute},{120 + 600 * (minute == 5)}\n" for minute in range(10))
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from rung.domain.errors import InvalidInput, MissingDependency
 from rung.domain.tensors import Array
-from rung.fleet.planner import Option, Plan, Question
+from rung.fleet.planning.planner import Option, Plan, Question
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

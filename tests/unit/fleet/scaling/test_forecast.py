@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rung.fleet.forecast import BINS, History, forecast, remember
+from rung.fleet.scaling.forecast import BINS, History, forecast, remember
 
 DAY = 86_400.0
 

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from rung.fleet.hold import Hold
+from rung.fleet.front.hold import Hold
 
 
 class Clock:

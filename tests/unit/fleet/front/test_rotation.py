@@ -2,7 +2,7 @@
 
 import pytest
 
-from rung.fleet.rotation import HUNG, Looks, rotation
+from rung.fleet.front.rotation import HUNG, Looks, rotation
 from rung.fleet.state import RoleState
 
 

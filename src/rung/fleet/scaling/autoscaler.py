@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from rung.domain.scaling import Decision, Opinion
-from rung.fleet.scaling_rules import ModelSeen, Policy, opinions
+from rung.fleet.scaling.rules import ModelSeen, Policy, opinions
 
 __all__ = ["Fleet", "Past", "plan"]
 

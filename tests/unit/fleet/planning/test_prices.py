@@ -1,7 +1,7 @@
 import pytest
 
 from rung.domain.errors import ConfigurationError
-from rung.fleet.prices import Platform, read_prices
+from rung.fleet.planning.prices import Platform, read_prices
 
 
 def test_toml_and_json_say_the_same(tmp_path):

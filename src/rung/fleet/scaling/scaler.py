@@ -13,11 +13,11 @@ from pathlib import Path
 import msgspec
 
 from rung.domain.scaling import Decision, ReplicaLoad
-from rung.fleet.autoscaler import Fleet, Past, plan
-from rung.fleet.decisions import FOLDER, append
-from rung.fleet.forecast import Forecast, Foresight, History
-from rung.fleet.load_reading import CALM, SPAN, Look, Looks, Usage, between, latencies, weigh
-from rung.fleet.scaling_rules import ModelSeen, Policy
+from rung.fleet.scaling.autoscaler import Fleet, Past, plan
+from rung.fleet.scaling.decisions import FOLDER, append
+from rung.fleet.scaling.forecast import Forecast, Foresight, History
+from rung.fleet.scaling.reading import CALM, SPAN, Look, Looks, Usage, between, latencies, weigh
+from rung.fleet.scaling.rules import ModelSeen, Policy
 from rung.fleet.state import RoleState, read_state
 from rung.fleet.status import fetch
 

@@ -21,11 +21,11 @@ import numpy as np
 from rung.domain.errors import InvalidData
 from rung.domain.scaling import Decision
 from rung.domain.tensors import Array
-from rung.fleet.fluid import Curve, Flow, flow, flow_of_functions, measure
-from rung.fleet.prices import Platform
-from rung.fleet.queueing import Course, Replicas, replay
-from rung.fleet.scaling_rules import Policy
-from rung.fleet.traces import Trace, arrivals
+from rung.fleet.planning.fluid import Curve, Flow, flow, flow_of_functions, measure
+from rung.fleet.planning.prices import Platform
+from rung.fleet.planning.queueing import Course, Replicas, replay
+from rung.fleet.planning.traces import Trace, arrivals
+from rung.fleet.scaling.rules import Policy
 from rung.serving.cost import CostModel
 
 __all__ = ["Option", "Plan", "PolicyName", "Question", "answer", "cost_model"]

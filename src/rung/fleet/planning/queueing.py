@@ -14,10 +14,10 @@ import numpy as np
 
 from rung.domain.scaling import Decision, ModelLoad, ReplicaLoad
 from rung.domain.tensors import Array
-from rung.fleet.autoscaler import Fleet, Past, plan
-from rung.fleet.forecast import Foresight, History
-from rung.fleet.load_reading import CALM, SPAN, Look, Looks, between, weigh
-from rung.fleet.scaling_rules import Policy
+from rung.fleet.scaling.autoscaler import Fleet, Past, plan
+from rung.fleet.scaling.forecast import Foresight, History
+from rung.fleet.scaling.reading import CALM, SPAN, Look, Looks, between, weigh
+from rung.fleet.scaling.rules import Policy
 from rung.serving.cost import CostModel
 
 __all__ = ["Course", "Replicas", "replay"]

@@ -1,8 +1,8 @@
 import pytest
 
 from rung.domain.errors import ConfigurationError
-from rung.fleet.forecast import Forecast
-from rung.fleet.scaling_rules import ModelSeen, Policy, opinions, read_policy
+from rung.fleet.scaling.forecast import Forecast
+from rung.fleet.scaling.rules import ModelSeen, Policy, opinions, read_policy
 from rung.settings.project import ServeSection
 from rung.settings.scaling import ReplicaCount
 

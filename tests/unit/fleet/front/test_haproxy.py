@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from rung.app.replica import Replica
-from rung.fleet.haproxy import CERTIFICATE, FOLDER, Runtime, configuration, find_program, may_repeat, socket_of
+from rung.fleet.front.haproxy import CERTIFICATE, FOLDER, Runtime, configuration, find_program, may_repeat, socket_of
 from rung.protocols.exchange import Route
 from rung.settings import ProjectSettings, ServeSettings
 from rung.settings.front import FrontSection

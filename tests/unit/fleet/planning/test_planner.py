@@ -3,12 +3,12 @@ import numpy as np
 import pytest
 
 from rung.domain.errors import InvalidData, InvalidInput
-from rung.fleet import fluid
-from rung.fleet.plan_plots import draw
-from rung.fleet.planner import Question, answer, cost_model
-from rung.fleet.prices import Platform
-from rung.fleet.scaling_rules import Policy
-from rung.fleet.traces import Trace
+from rung.fleet.planning import fluid
+from rung.fleet.planning.planner import Question, answer, cost_model
+from rung.fleet.planning.plots import draw
+from rung.fleet.planning.prices import Platform
+from rung.fleet.planning.traces import Trace
+from rung.fleet.scaling.rules import Policy
 
 CONTAINER = Platform("container", hour=0.06, start_seconds=10.0)
 PLATFORMS = {

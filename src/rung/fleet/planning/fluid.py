@@ -12,11 +12,11 @@ import numpy as np
 
 from rung.domain.scaling import Decision
 from rung.domain.tensors import Array
-from rung.fleet.autoscaler import Fleet, Past, plan
-from rung.fleet.forecast import Foresight, History
-from rung.fleet.queueing import Replicas, replay
-from rung.fleet.scaling_rules import ModelSeen, Policy
-from rung.fleet.traces import Trace
+from rung.fleet.planning.queueing import Replicas, replay
+from rung.fleet.planning.traces import Trace
+from rung.fleet.scaling.autoscaler import Fleet, Past, plan
+from rung.fleet.scaling.forecast import Foresight, History
+from rung.fleet.scaling.rules import ModelSeen, Policy
 
 __all__ = ["Curve", "Flow", "flow", "flow_of_functions", "measure"]
 

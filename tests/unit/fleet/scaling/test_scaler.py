@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from rung.domain.scaling import Decision, ModelLoad, ReplicaLoad
-from rung.fleet.decisions import read_last
-from rung.fleet.scaler import ReplicaScaler
-from rung.fleet.scaling_rules import Policy
+from rung.fleet.scaling.decisions import read_last
+from rung.fleet.scaling.rules import Policy
+from rung.fleet.scaling.scaler import ReplicaScaler
 from rung.fleet.state import RoleState, UpState, started_at, write_state
 
 

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from rung.domain.scaling import ModelLoad, ReplicaLoad
-from rung.fleet.load_reading import Look, Looks, Usage, between, latencies, weigh
-from rung.fleet.scaling_rules import ModelSeen
+from rung.fleet.scaling.reading import Look, Looks, Usage, between, latencies, weigh
+from rung.fleet.scaling.rules import ModelSeen
 
 BOUNDS = (0.01, 0.1, 1.0)
 

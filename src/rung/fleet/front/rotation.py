@@ -3,7 +3,7 @@
 import socket
 from collections.abc import Collection, Sequence
 
-from rung.fleet.haproxy import socket_of
+from rung.fleet.front.haproxy import socket_of
 from rung.fleet.state import RoleState
 
 __all__ = ["HUNG", "Looks", "look", "rotation"]

@@ -7,7 +7,7 @@ from itertools import accumulate
 import msgspec
 
 from rung.domain.scaling import ModelLoad, ReplicaLoad
-from rung.fleet.scaling_rules import ModelSeen
+from rung.fleet.scaling.rules import ModelSeen
 
 __all__ = ["CALM", "SPAN", "Look", "Looks", "Usage", "between", "latencies", "weigh"]
 

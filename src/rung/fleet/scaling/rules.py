@@ -6,8 +6,8 @@ from math import ceil
 import msgspec
 
 from rung.domain.scaling import Opinion
-from rung.fleet.calendar import Entry, floor, read_entry
-from rung.fleet.forecast import Forecast
+from rung.fleet.scaling.calendar import Entry, floor, read_entry
+from rung.fleet.scaling.forecast import Forecast
 from rung.settings.cache import parse_size
 from rung.settings.project import ServeSection
 from rung.settings.scaling import parse_duration

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rung.domain.errors import InvalidData
-from rung.fleet.traces import Trace, arrivals, read_trace
+from rung.fleet.planning.traces import Trace, arrivals, read_trace
 
 
 def write(folder, text: str, name: str = "trace.csv"):

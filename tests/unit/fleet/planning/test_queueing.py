@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rung.fleet.planner import cost_model
-from rung.fleet.queueing import Replicas, replay
-from rung.fleet.scaling_rules import Policy
+from rung.fleet.planning.planner import cost_model
+from rung.fleet.planning.queueing import Replicas, replay
+from rung.fleet.scaling.rules import Policy
 
 EACH = Replicas(cost_model({1: 0.1}, 0.0), overhead=0.0, start_seconds=2.0, max_wait=1e9)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rung.domain.errors import ConfigurationError
-from rung.fleet.calendar import floor, read_entry
+from rung.fleet.scaling.calendar import floor, read_entry
 
 VIENNA = ZoneInfo("Europe/Vienna")
 WORK = read_entry("0 8 * * 1-5 in Europe/Vienna for 10h: 3")

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rung.domain.scaling import Decision
-from rung.fleet.autoscaler import Fleet, Past, plan
-from rung.fleet.calendar import read_entry
-from rung.fleet.load_reading import weigh
-from rung.fleet.scaling_rules import ModelSeen, Policy
+from rung.fleet.scaling.autoscaler import Fleet, Past, plan
+from rung.fleet.scaling.calendar import read_entry
+from rung.fleet.scaling.reading import weigh
+from rung.fleet.scaling.rules import ModelSeen, Policy
 
 
 def seen(utilisation: float, **more) -> dict[str, ModelSeen]:

@@ -1,7 +1,7 @@
 import msgspec
 
 from rung.domain.scaling import Decision, Opinion
-from rung.fleet.decisions import FOLDER, append, read_last
+from rung.fleet.scaling.decisions import FOLDER, append, read_last
 
 
 def test_the_newest_are_read_back_in_order(tmp_path):

@@ -4,12 +4,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from rung.fleet import fluid
-from rung.fleet.fluid import Curve, flow, flow_of_functions, measure
-from rung.fleet.planner import cost_model
-from rung.fleet.queueing import Replicas, replay
-from rung.fleet.scaling_rules import Policy
-from rung.fleet.traces import Trace, arrivals
+from rung.fleet.planning import fluid
+from rung.fleet.planning.fluid import Curve, flow, flow_of_functions, measure
+from rung.fleet.planning.planner import cost_model
+from rung.fleet.planning.queueing import Replicas, replay
+from rung.fleet.planning.traces import Trace, arrivals
+from rung.fleet.scaling.rules import Policy
 
 KIND = Replicas(cost_model({1: 0.02}, 0.2), overhead=0.0, start_seconds=5.0, max_wait=2.0)
 

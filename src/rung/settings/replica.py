@@ -125,7 +125,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     require_key: bool = False
     """Ask for a key also before there is one for callers; else the first one closes the door to who has none."""
     tls_certificate: str = ""
-    """PEM file of the certificate with its chain; empty: the connection is not encrypted. Read again when it changes."""
+    """PEM file of the certificate with its chain, read again when it changes; empty: nothing is encrypted."""
     tls_key: str = ""
     """PEM file of its private key; empty: it is in the file of the certificate."""
     model_store: str = ""

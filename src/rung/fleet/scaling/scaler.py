@@ -13,13 +13,13 @@ from pathlib import Path
 import msgspec
 
 from rung.domain.scaling import Decision, ReplicaLoad
+from rung.fleet.pages import fetch
 from rung.fleet.scaling.autoscaler import Fleet, Past, plan
 from rung.fleet.scaling.decisions import FOLDER, append
 from rung.fleet.scaling.forecast import Forecast, Foresight, History
 from rung.fleet.scaling.reading import CALM, SPAN, Look, Looks, Usage, between, latencies, weigh
 from rung.fleet.scaling.rules import ModelSeen, Policy
 from rung.fleet.state import RoleState, read_state
-from rung.fleet.status import fetch
 
 __all__ = ["ReplicaScaler"]
 

@@ -1,5 +1,7 @@
 """The simulation against what is known of queues, and its own rules."""
 
+from itertools import pairwise
+
 import msgspec
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 
 from rung.fleet.planning.planner import cost_model
 from rung.fleet.planning.queueing import Replicas, replay
+from rung.fleet.planning.traces import Trace, arrivals
 from rung.fleet.scaling.rules import Policy
 
 EACH = Replicas(cost_model({1: 0.1}, 0.0), overhead=0.0, start_seconds=2.0, max_wait=1e9)
@@ -100,3 +103,23 @@ def test_the_same_seed_gives_the_same_course():
     policy = Policy(least=1, most=40)
     runs = [replay(poisson(100.0, 3_000), EACH, policy, np.random.default_rng(5)) for _ in range(2)]
     assert np.array_equal(runs[0].latency, runs[1].latency, equal_nan=True)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", range(200))
+def test_whatever_load_comes_nothing_is_lost_and_nothing_flaps(seed):
+    rng = np.random.default_rng(seed)
+    rates = rng.choice([0.0, 2.0, 10.0, 60.0], 30) * rng.uniform(0.5, 1.5, 30)
+    times = arrivals(Trace("t", 0.0, 20.0, rates * 20.0), rng)
+    down = float(rng.choice([10.0, 60.0]))
+    policy = Policy(
+        least=int(rng.integers(0, 3)), most=12, down_seconds=down, idle=20.0, spares=int(rng.integers(0, 2))
+    )
+    kind = msgspec.structs.replace(EACH, start_seconds=float(rng.choice([0.5, 5.0, 30.0])))
+    course = replay(times, kind, policy, rng)
+    assert course.shed == 0
+    assert course.there.max() >= course.ready.max()
+    assert course.ready.max() <= 12
+    for one in course.decisions:
+        ups = [other.replicas > other.before for other in course.decisions if one.at <= other.at < one.at + down]
+        assert sum(a != b for a, b in pairwise(ups)) <= 1, (seed, one)

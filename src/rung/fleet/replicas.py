@@ -57,7 +57,7 @@ def _replace(places: Sequence[Place], staying: list[Place], old: list[Place], wa
     if len(staying) < wanted:
         return [Start(number) for number in _free(places, wanted - len(staying))]
     if len(staying) > wanted + 1:
-        return [End(place.number) for place in sorted(old, key=_worth)[: len(staying) - wanted - 1]]
+        return [End(place.number) for place in sorted(staying, key=_worth)[: len(staying) - wanted - 1]]
     if len(staying) < len(places) or not all(place.ready for place in staying):
         return []  # one at a time
     if len(staying) > wanted:

@@ -24,7 +24,7 @@ _KEYS, _REVOKED, _SPENT = "keys", "revoked", "spent"
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 
-class Terms(TypedDict, total=False):
+class _Terms(TypedDict, total=False):
     """What a key is for; as the fields of `Key`, with the same defaults."""
 
     role: Role
@@ -63,7 +63,7 @@ class KeyStore:
         *,
         at: float,
         by: str,
-        **terms: Unpack[Terms],
+        **terms: Unpack[_Terms],
     ) -> tuple[str, Key]:
         """Make a key: its text, which is kept nowhere, and what is kept.
 

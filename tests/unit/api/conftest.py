@@ -74,7 +74,7 @@ def open_api() -> Iterator[Open]:
         thread = threading.Thread(target=run)
         thread.start()
         assert ready.wait(20)
-        client = httpx2.Client(base_url=f"http://127.0.0.1:{port}")
+        client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
 
         def end() -> None:
             client.close()

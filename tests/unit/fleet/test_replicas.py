@@ -34,6 +34,8 @@ def ready(*numbers: int, old: bool = False) -> list[Place]:
         # The number falls while a restart is under way: the old go first.
         ([*ready(1, 2, old=True), *ready(3, 4)], 2, [End(2)]),
         ([*ready(1, 2, old=True), *ready(3, 4)], 1, [End(2), End(1)]),
+        # But not one that answers, while the new ones do not yet.
+        ([*ready(1, old=True), Place(2), Place(3)], 1, [End(3)]),
         (ready(1, 2, old=True), 0, [End(2), End(1)]),
     ],
 )

@@ -158,6 +158,8 @@ def _defaults(settings: ProjectSettings) -> list[str]:
         # Who has left needs no answer, and the replica gives the work up.
         "    option abortonclose",
         "    option redispatch 1",
+        # A connection that is opened ahead and not used is closed, not told off.
+        "    option http-ignore-probes",
         f"    retries {front.retries}",
         # Not one that takes too long: it would take as long again elsewhere. One that hangs is killed, and then empty.
         "    retry-on conn-failure empty-response 503",

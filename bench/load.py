@@ -69,6 +69,7 @@ class Load:
         seconds: how long to send.
         connections: how many may be open.
         see: called with the body and the time since the start, for each answer with status 200.
+        times: when each request is due, in seconds since the start, in order; `rate` does not count then.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Load:
         seconds: float,
         connections: int,
         see: Callable[[bytes, float], None] | None = None,
+        times: np.ndarray | None = None,
     ) -> None:
         self._port = port
         self._request = request
@@ -86,6 +88,7 @@ class Load:
         self._seconds = seconds
         self._connections = connections
         self._see = see
+        self._times = None if times is None else [*times.tolist(), FLAT_OUT]
         self._free: deque[_Connection] = deque()
         self._open: set[_Connection] = set()
         self._due, self._latency, self._status = array("d"), array("d"), array("h")
@@ -110,6 +113,7 @@ class Load:
         for connection in list(self._open):
             connection.transport.abort()
         owed = 0 if self._rate == FLAT_OUT else int(self._rate * self._seconds)
+        owed = owed if self._times is None else len(self._times) - 1
         return Sample(self._due, self._latency, self._status, max(0, owed - self._sent), self._seconds)
 
     def now(self) -> float:
@@ -143,6 +147,7 @@ class Load:
         now, free = self.now(), self._free
         while free and not self._ending:
             due = now if self._rate == FLAT_OUT else self._sent / self._rate
+            due = due if self._times is None else self._times[self._sent]
             if due > now or due >= self._seconds:
                 return
             connection = free.popleft()
@@ -182,6 +187,10 @@ class _Connection(asyncio.Protocol):
         self._load.left(self)
 
     def data_received(self, data: bytes) -> None:
+        if self.index < 0 and data.startswith(b"HTTP/1.1 408 "):
+            # HAProxy's word to a connection on which nothing was asked for long.
+            self.transport.abort()
+            return
         if self._data:
             data = self._data + data
         end = data.find(b"\r\n\r\n") + 4

@@ -1,7 +1,7 @@
 """`make bench`: measure rung beside its peers. See README.md here for what each part does.
 
-usage: run.py [serving] [startup] [swap] [overload] [hot-path] [cache] [jobs] [formats] [all] [--rounds N] [--seconds S]
-              [--only tiny,seg] [--servers rung,probe] [--quick]
+usage: run.py [serving] [startup] [swap] [overload] [hot-path] [cache] [jobs] [formats] [front] [all] [--rounds N]
+              [--seconds S] [--only tiny,seg] [--servers rung,probe] [--quick]
 """
 
 import argparse
@@ -11,6 +11,7 @@ import sys
 
 from cache import cache
 from formats import formats
+from front import front
 from hot_path import hot_path
 from jobs import jobs
 from overload import overload
@@ -21,7 +22,7 @@ from startup import startup
 from swap import swap
 from workloads import BenchError
 
-PARTS = ("serving", "startup", "swap", "overload", "hot-path", "cache", "jobs", "formats")
+PARTS = ("serving", "startup", "swap", "overload", "hot-path", "cache", "jobs", "formats", "front")
 NAMES = {name.replace(" ", "-"): name for name in [*SERVERS, BARE]}
 
 
@@ -66,6 +67,8 @@ def _run(part: str, chosen: argparse.Namespace) -> bool:
         jobs(messages=2000 if chosen.quick else 30_000, rounds=chosen.rounds)
     elif part == "formats":
         formats(20_000 if chosen.quick else 500_000, chosen.rounds)
+    elif part == "front":
+        front(chosen.rounds, chosen.seconds)
     else:
         hot_path()
     return False

@@ -22,7 +22,7 @@ from rung import plugins, settings
 from rung.api import application
 from rung.domain import errors
 from rung.protocols import status
-from rung.settings import alerts, project
+from rung.settings import alerts, front, project, scaling
 
 REFERENCE = Path(__file__).parent / "reference"
 SOURCE = Path(__file__).parents[1] / "src"
@@ -84,7 +84,7 @@ SECTIONS = (
     (project.RunSection, ""),
     (project.TuneSection, ""),
     (project.ServeSection, ""),
-    (project.ReplicaCount, ""),
+    (scaling.ReplicaCount, ""),
     (project.LogSection, ""),
     (project.ReleaseSection, ""),
     (project.RetrainSection, ""),
@@ -92,6 +92,7 @@ SECTIONS = (
     (alerts.AlertSection, ""),
     (project.ControlSettings, "RUNG_CONTROL_"),
     (project.WorkerSettings, "RUNG_WORKERS_"),
+    (front.FrontSection, "RUNG_FRONT_"),
 )
 """Sections of a project file whose keys stand there, and the beginning of their variables."""
 
@@ -132,8 +133,8 @@ def control_page() -> Iterator[str]:
                 bodies += [name] if name else []
                 takes = ", ".join(given) or (f"[`{name}`](#{name.lower()})" if name else "")
                 text = " ".join(operation["description"].split())
-                rows.append([f"`{method.upper()} {path}`", takes, text])
-        yield table(["route", "takes", "meaning"], rows)
+                rows.append([f"`{method.upper()} {path}`", operation["x-rung-role"], takes, text])
+        yield table(["route", "role", "takes", "meaning"], rows)
         for name in bodies:
             fields = schemas[name]["properties"]
             required = schemas[name].get("required", [])

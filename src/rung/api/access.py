@@ -1,14 +1,21 @@
-"""Who may call, and how much they may send: looked at before a route is."""
+"""Who may call, and how much they may send: looked at before a route is. Every change leaves an audit line."""
 
 import asyncio
-import hashlib
-import hmac
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
+from time import monotonic, time
 from typing import Any
 
-from rung.domain.errors import Forbidden, RungError, TooLarge, Unauthenticated
-from rung.protocols.status import error_body, status_of
+import msgspec
+import structlog
+
+from rung.api.roles import Wanted
+from rung.domain.access import Bucket, Key, Ring, permit, read_bearer
+from rung.domain.errors import Forbidden, NotReady, RungError, TooLarge
+from rung.protocols.status import error_reply
+from rung.serving.background import in_background
+from rung.store.access import KeyStore
+from rung.store.audit import AuditLine, AuditLog, Outcome
 
 __all__ = ["Access"]
 
@@ -17,78 +24,152 @@ _Receive = Callable[[], Awaitable[_Message]]
 _Send = Callable[[_Message], Awaitable[None]]
 _OPEN = frozenset({"/healthz", "/readyz"})
 """Paths that probes ask, which carry no key."""
+_READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOCAL = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _LARGEST = 1 << 20
 _LINGER = 8 << 20
 _LINGER_SECONDS = 2.0
+_FRESH = 1.0
+"""Seconds for which the keys that were read last count."""
 
 
 class Access:
     """Wraps an ASGI application.
 
-    With keys, every path but those of probes wants `Authorization: Bearer KEY`. Without keys only this machine can
-    connect, and what must be kept out is a web page in its browser: a request has to name this machine as its host,
-    and may not come from another origin.
+    Where there are keys, every path but those of probes wants `Authorization: Bearer KEY` of the role that its route
+    states. Without keys only this machine can connect, and what must be kept out is a web page in its browser: a
+    request has to name this machine as its host, and may not come from another origin.
     """
 
-    def __init__(self, inner: Any, keys: tuple[str, ...] = ()) -> None:
+    def __init__(self, inner: Any, keys: KeyStore, wanted: Callable[[Any], Wanted], audit: AuditLog) -> None:
         self._inner = inner
-        # Digests have one length, so that comparing them takes one time.
-        self._keys = [hashlib.sha256(key.encode()).digest() for key in keys]
+        self._keys = keys
+        self._wanted = wanted
+        self._audit = audit
+        self._ring: Ring | None = None
+        self._read = 0.0
+        # Whoever has no key must not be able to write the audit log full.
+        self._strangers = Bucket(1.0, 100)
+        self._log = structlog.get_logger("rung.api")
 
     async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
         """Pass the request on, or refuse it."""
         if scope["type"] != "http":
             await self._inner(scope, receive, send)
             return
+        told = _Told(send)
+        key: Key | None = None
         try:
-            headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-            self._check(str(scope["path"]), headers)
+            headers = dict(scope["headers"])
+            key = await self._check(str(scope["path"]), headers)
+            scope["rung.key"] = key
+            if key is not None:
+                wanted = self._wanted(scope)
+                permit(key, wanted.role, wanted.model)
             body = await _body(headers, receive)
         except RungError as error:
             if isinstance(error, TooLarge):
                 await _read_away(receive)
-            await _refuse(error, send)
-            return
-        if body is None:
-            return  # the caller left
-        told = False
+            await _refuse(error, told.send)
+        else:
+            if body is None:
+                return  # the caller left
+            # What a route failed on has been answered and logged; Starlette raises it again, for uvicorn to log twice.
+            with suppress(Exception):
+                await self._inner(scope, _replay(body, receive), told.send)
+        if scope["method"] not in _READS:
+            await self._remember(scope, key, told)
 
-        async def replay() -> _Message:
-            nonlocal told
-            if told:
-                return await receive()
-            told = True
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        # What a route failed on has been answered and logged; Starlette raises it again, for uvicorn to log twice.
-        with suppress(Exception):
-            await self._inner(scope, replay, send)
-
-    def _check(self, path: str, headers: dict[bytes, str]) -> None:
+    async def _check(self, path: str, headers: dict[bytes, bytes]) -> Key | None:
+        """The key that the request came with; None where none is asked for."""
         if path in _OPEN:
-            return
-        if self._keys:
-            scheme, _, key = headers.get(b"authorization", "").partition(" ")
-            digest = hashlib.sha256(key.strip().encode("latin-1")).digest()
-            # Every key is compared, so that the time says nothing about which.
-            matches = [hmac.compare_digest(digest, known) for known in self._keys]
-            if scheme.lower() != "bearer" or not any(matches):
-                raise Unauthenticated
-            return
-        host = headers.get(b"host", "")
+            return None
+        ring = await self._current()
+        if ring.guards_control:
+            return ring.find(read_bearer(headers), time())
+        host = headers.get(b"host", b"").decode("latin-1")
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
         if name.lower() not in _LOCAL:
             raise Forbidden("this API answers only under the names of this machine: localhost or 127.0.0.1")
         origin = headers.get(b"origin")
-        if origin is not None and origin.partition("://")[2] != host:
+        if origin is not None and origin.decode("latin-1").partition("://")[2] != host:
             raise Forbidden("a web page of another origin may not use this API")
+        return None
+
+    async def _current(self) -> Ring:
+        """The keys, read again once a second; those that cannot be read stay as they were."""
+        now = monotonic()
+        if self._ring is None or now - self._read > _FRESH:
+            try:
+                self._ring, self._read = await in_background(self._keys.ring), now
+            except (RungError, OSError) as error:
+                if self._ring is None:
+                    raise NotReady(f"the keys cannot be read: {error}") from error
+        return self._ring
+
+    async def _remember(self, scope: _Message, key: Key | None, told: "_Told") -> None:
+        """Write the audit line of a change."""
+        outcome: Outcome = "done" if told.status < 400 else "refused" if told.status in (401, 403) else "failed"
+        client = scope.get("client") or ("",)
+        line = AuditLine(
+            by=key.name if key else "",
+            key=key.id if key else "",
+            role=key.role if key else "",
+            via="api",
+            what=f"{scope['method']} {scope['path']}",
+            outcome=outcome,
+            why=told.why(),
+            address=str(client[0]),
+        )
+        if outcome == "refused":
+            if key is None and self._strangers.take(monotonic()):
+                return
+            self._log.warning("a change was refused", action="refused", by=line.by, what=line.what, reason=line.why)
+        try:
+            await in_background(self._audit.write, line)
+        except OSError as error:
+            self._log.error("the audit log cannot be written", action="audit_failed", what=line.what, reason=str(error))
 
 
-async def _body(headers: dict[bytes, str], receive: _Receive) -> bytes | None:
-    length = headers.get(b"content-length", "0")
-    if length.isdecimal() and int(length) > _LARGEST:
-        raise TooLarge(f"the body has {length} bytes; at most {_LARGEST} are taken here")
+class _Told:
+    """Passes the answer on, and keeps what the audit says of it."""
+
+    def __init__(self, send: _Send) -> None:
+        self._send = send
+        self.status = 500
+        self._error = b""
+
+    async def send(self, message: _Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = int(message["status"])
+        elif self.status >= 400 and not self._error:
+            self._error = bytes(message.get("body", b""))
+        await self._send(message)
+
+    def why(self) -> str:
+        """The sentence of a refusal."""
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+            return str(msgspec.json.decode(self._error, type=dict[str, Any]).get("error", ""))
+        return ""
+
+
+def _replay(body: bytes, receive: _Receive) -> _Receive:
+    told = False
+
+    async def replay() -> _Message:
+        nonlocal told
+        if told:
+            return await receive()
+        told = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
+
+
+async def _body(headers: dict[bytes, bytes], receive: _Receive) -> bytes | None:
+    length = headers.get(b"content-length", b"0")
+    if length.isdigit() and int(length) > _LARGEST:
+        raise TooLarge(f"the body has {int(length)} bytes; at most {_LARGEST} are taken here")
     parts, size = [], 0
     while True:
         message = await receive()
@@ -115,8 +196,7 @@ async def _read_away(receive: _Receive) -> None:
 
 
 async def _refuse(error: RungError, send: _Send) -> None:
-    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-    if isinstance(error, Unauthenticated):
-        headers.append((b"www-authenticate", b"Bearer"))
-    await send({"type": "http.response.start", "status": status_of(error), "headers": headers})
-    await send({"type": "http.response.body", "body": error_body(str(error))})
+    reply = error_reply(error)
+    headers = [(b"content-type", b"application/json"), (b"connection", b"close"), *reply.headers]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body})

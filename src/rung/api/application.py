@@ -9,9 +9,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from rung import __version__
-from rung.api import health, jobs, models, releases, retrainings
+from rung.api import health, jobs, keys, models, releases, retrainings
 from rung.api.access import Access
 from rung.api.answers import components
+from rung.api.keys import KeyMade, KeyShown
+from rung.api.roles import finder
 from rung.api.services import Services
 from rung.catalog.models import Entry
 from rung.domain.errors import InvalidInput, RungError
@@ -22,10 +24,24 @@ from rung.domain.retraining import Retraining
 from rung.fleet.loop import PartHealth
 from rung.fleet.status import ProjectStatus
 from rung.protocols.status import error_reply
+from rung.store.audit import AuditLine
 
 __all__ = ["Failure", "create", "document"]
 
-_SHOWN = (Entry, Job, Manifest, PartHealth, ProjectStatus, Release, Retraining)
+_PARTS = (health, models, releases, retrainings, jobs, keys)
+"""Where routes are."""
+_SHOWN = (
+    AuditLine,
+    Entry,
+    Job,
+    KeyMade,
+    KeyShown,
+    Manifest,
+    PartHealth,
+    ProjectStatus,
+    Release,
+    Retraining,
+)
 """What answers are made of."""
 _TAGS = [
     {"name": "health", "description": "Whether it works, and how the project is."},
@@ -33,6 +49,7 @@ _TAGS = [
     {"name": "releases", "description": "Which versions answer whom. Every move is a link of the model's ledger."},
     {"name": "retrainings", "description": "Why a model was trained anew, and what was decided at each step."},
     {"name": "jobs", "description": "Work that can wait."},
+    {"name": "keys", "description": "Who may call, and who changed what."},
 ]
 _QUIET: Any = {
     "tracing": False,
@@ -59,7 +76,9 @@ def create(services: Services) -> Any:
     application.add_exception_handler(RequestValidationError, _invalid)
     application.add_exception_handler(HTTPException, _unknown)
     application.add_exception_handler(Exception, _failed)
-    return Access(application, services.keys)
+    return Access(
+        application, services.keys, finder([route for part in _PARTS for route in part.router.routes]), services.audit
+    )
 
 
 def document() -> dict[str, Any]:
@@ -79,7 +98,7 @@ def _assembled() -> FastAPI:
         redoc_url=None,
         telemetry=_QUIET,
     )
-    for part in (health, models, releases, retrainings, jobs):
+    for part in _PARTS:
         application.include_router(part.router)
     plain = application.openapi
     application.openapi = lambda: _completed(plain())  # type: ignore[method-assign]

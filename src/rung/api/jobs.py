@@ -1,12 +1,15 @@
 """The job table: look, submit, cancel, retry."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from rung.api.answers import answer, described
+from rung.api.roles import Caller, needs
 from rung.api.services import Needed
+from rung.domain.access import Key, Needs, permit
 from rung.domain.errors import InvalidInput
 from rung.domain.jobs import MOST_TRIES, Job, NewJob, State
 
@@ -15,6 +18,8 @@ __all__ = ["router"]
 router = APIRouter(tags=["jobs"])
 
 _MOST = 2**63 - 1
+_ROLES: dict[str, Needs] = {"models.train": "deployer", "predictions.erase": "admin"}
+"""Kinds of jobs that take more than an operator: a version trained may answer everybody, and what is erased is gone."""
 _Id = Annotated[int, Path(description="Number of the job.", ge=1, le=_MOST)]
 _Parent = Annotated[int, Field(ge=1, le=_MOST)]
 
@@ -44,7 +49,7 @@ class CancelRequest(BaseModel):
     reason: str = Field("", max_length=2000, description="For whoever looks at the job.")
 
 
-@router.get("/jobs", responses=described(list[Job], "Jobs, the newest first."))
+@router.get("/jobs", responses=described(list[Job], "Jobs, the newest first."), openapi_extra=needs("viewer"))
 def list_jobs(
     services: Needed,
     state: Annotated[State | None, Query(description="Only jobs in this state.")] = None,
@@ -57,9 +62,10 @@ def list_jobs(
     return answer(services.jobs.find(state=state, kind=kind, owner=owner, before=before, limit=limit))
 
 
-@router.post("/jobs", responses=described(Job, "The job as it stands."))
-def submit(request: JobRequest, services: Needed) -> Response:
+@router.post("/jobs", responses=described(Job, "The job as it stands."), openapi_extra=needs("operator"))
+def submit(request: JobRequest, services: Needed, caller: Caller) -> Response:
     """Submit a job, or find the one that was submitted before with the same idempotency key."""
+    _check(caller, request.kind, request.arguments)
     if request.kind not in services.kinds:
         known = ", ".join(sorted(services.kinds)) or "none"
         raise InvalidInput(f"{request.kind!r:.80} is no kind of job that can be submitted; there are {known}")
@@ -78,19 +84,30 @@ def submit(request: JobRequest, services: Needed) -> Response:
     return answer(services.jobs.get(services.jobs.submit(job)))
 
 
-@router.get("/jobs/{job}", responses=described(Job, "The job as it stands."))
+@router.get("/jobs/{job}", responses=described(Job, "The job as it stands."), openapi_extra=needs("viewer"))
 def get_job(job: _Id, services: Needed) -> Response:
     """One job."""
     return answer(services.jobs.get(job))
 
 
-@router.post("/jobs/{job}/cancel", responses=described(Job, "The job as it stands."))
-def cancel(job: _Id, request: CancelRequest, services: Needed) -> Response:
+@router.post("/jobs/{job}/cancel", responses=described(Job, "The job as it stands."), openapi_extra=needs("operator"))
+def cancel(job: _Id, request: CancelRequest, services: Needed, caller: Caller) -> Response:
     """Cancel a job that has not ended, and those that wait for it."""
+    known = services.jobs.get(job)
+    _check(caller, known.kind, known.arguments)
     return answer(services.jobs.cancel(job, request.reason))
 
 
-@router.post("/jobs/{job}/retry", responses=described(Job, "The job as it stands."))
-def retry(job: _Id, services: Needed) -> Response:
+@router.post("/jobs/{job}/retry", responses=described(Job, "The job as it stands."), openapi_extra=needs("operator"))
+def retry(job: _Id, services: Needed, caller: Caller) -> Response:
     """Try a dead or cancelled job again."""
+    known = services.jobs.get(job)
+    _check(caller, known.kind, known.arguments)
     return answer(services.jobs.retry(job))
+
+
+def _check(caller: Key | None, kind: str, arguments: Mapping[str, Any]) -> None:
+    """A job takes the role of its kind, and is about the model of its arguments."""
+    if caller is not None:
+        model = arguments.get("model")
+        permit(caller, _ROLES.get(kind, "operator"), model if isinstance(model, str) else None)

@@ -8,9 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rung.api.answers import answer, described
 from rung.api.models import ModelName
+from rung.api.roles import Caller, name_of, needs
 from rung.api.services import Needed
 from rung.catalog import releases
 from rung.catalog.releases import Why
+from rung.domain.access import Key
 from rung.domain.errors import InvalidInput
 from rung.domain.releases import LADDER, Release, Segment
 
@@ -31,8 +33,8 @@ class _Move(BaseModel):
     by: str = Field("api", min_length=1, max_length=200, description="Who moves it.", examples=["ana"])
     reason: str = Field("", max_length=2000, description="Why, for whoever reads the ledger.")
 
-    def why(self) -> Why:
-        return {"by": self.by, "reason": self.reason}
+    def why(self, caller: Key | None) -> Why:
+        return {"by": name_of(caller, self.by), "reason": self.reason}
 
 
 class ReleaseRequest(_Move):
@@ -97,13 +99,21 @@ class RollbackRequest(_Move):
     latch: bool = Field(default=True, description="Whether no controller may release the same bytes again.")
 
 
-@router.get("/releases", responses=described(list[Release], "The last link of every model that has one."))
+@router.get(
+    "/releases",
+    responses=described(list[Release], "The last link of every model that has one."),
+    openapi_extra=needs("viewer"),
+)
 def list_releases(services: Needed) -> Response:
     """What answers now, of every model that has a release."""
     return answer(releases.list_releases(services.repository))
 
 
-@router.get("/models/{model}/releases", responses=described(list[Release], "Links of the ledger, first to last."))
+@router.get(
+    "/models/{model}/releases",
+    responses=described(list[Release], "Links of the ledger, first to last."),
+    openapi_extra=needs("viewer"),
+)
 def history(
     model: ModelName,
     services: Needed,
@@ -122,15 +132,17 @@ def history(
 
 
 @router.get(
-    "/models/{model}/experiment", responses=described(dict[str, Any], "Arms, checks, guards and what comes next.")
+    "/models/{model}/experiment",
+    responses=described(dict[str, Any], "Arms, checks, guards and what comes next."),
+    openapi_extra=needs("viewer"),
 )
 def experiment(model: ModelName, services: Needed) -> Response:
     """How the rollout or split of a model stands, by its prediction log."""
     return answer(services.experiment(model))
 
 
-@router.post("/models/{model}/release", responses=_MOVED)
-def release(model: ModelName, request: ReleaseRequest, services: Needed) -> Response:
+@router.post("/models/{model}/release", responses=_MOVED, openapi_extra=needs("deployer"))
+def release(model: ModelName, request: ReleaseRequest, services: Needed, caller: Caller) -> Response:
     """Let a version answer a share of the units, at once."""
     moved = releases.release(
         services.repository,
@@ -139,13 +151,13 @@ def release(model: ModelName, request: ReleaseRequest, services: Needed) -> Resp
         percent=request.percent,
         unit=request.unit,
         force=request.force,
-        **request.why(),
+        **request.why(caller),
     )
     return answer(moved)
 
 
-@router.post("/models/{model}/split", responses=_MOVED)
-def split(model: ModelName, request: SplitRequest, services: Needed) -> Response:
+@router.post("/models/{model}/split", responses=_MOVED, openapi_extra=needs("deployer"))
+def split(model: ModelName, request: SplitRequest, services: Needed, caller: Caller) -> Response:
     """Divide the units between versions."""
     audiences = request.segments
     segments = (
@@ -158,19 +170,19 @@ def split(model: ModelName, request: SplitRequest, services: Needed) -> Response
         unit=request.unit,
         segments=segments,
         force=request.force,
-        **request.why(),
+        **request.why(caller),
     )
     return answer(moved)
 
 
-@router.post("/models/{model}/shadow", responses=_MOVED)
-def shadow(model: ModelName, request: ShadowRequest, services: Needed) -> Response:
+@router.post("/models/{model}/shadow", responses=_MOVED, openapi_extra=needs("deployer"))
+def shadow(model: ModelName, request: ShadowRequest, services: Needed, caller: Caller) -> Response:
     """Let a version answer copies of what others are asked."""
-    return answer(releases.shadow(services.repository, model, request.version, **request.why()))
+    return answer(releases.shadow(services.repository, model, request.version, **request.why(caller)))
 
 
-@router.post("/models/{model}/rollout", responses=_MOVED)
-def rollout(model: ModelName, request: RolloutRequest, services: Needed) -> Response:
+@router.post("/models/{model}/rollout", responses=_MOVED, openapi_extra=needs("deployer"))
+def rollout(model: ModelName, request: RolloutRequest, services: Needed, caller: Caller) -> Response:
     """Start a candidate on a ladder of shares, which it climbs by itself as far as its guards let it."""
     moved = releases.rollout(
         services.repository,
@@ -179,18 +191,20 @@ def rollout(model: ModelName, request: RolloutRequest, services: Needed) -> Resp
         ladder=tuple(request.ladder),
         unit=request.unit,
         force=request.force,
-        **request.why(),
+        **request.why(caller),
     )
     return answer(moved)
 
 
-@router.post("/models/{model}/promote", responses=_MOVED)
-def promote(model: ModelName, request: PromoteRequest, services: Needed) -> Response:
+@router.post("/models/{model}/promote", responses=_MOVED, openapi_extra=needs("deployer"))
+def promote(model: ModelName, request: PromoteRequest, services: Needed, caller: Caller) -> Response:
     """Let the candidate that is under way, or another version, answer everybody."""
-    return answer(releases.promote(services.repository, model, request.version, force=request.force, **request.why()))
+    return answer(
+        releases.promote(services.repository, model, request.version, force=request.force, **request.why(caller))
+    )
 
 
-@router.post("/models/{model}/rollback", responses=_MOVED)
-def rollback(model: ModelName, request: RollbackRequest, services: Needed) -> Response:
+@router.post("/models/{model}/rollback", responses=_MOVED, openapi_extra=needs("operator"))
+def rollback(model: ModelName, request: RollbackRequest, services: Needed, caller: Caller) -> Response:
     """Take the candidate back; without one, go back to the last known good version."""
-    return answer(releases.rollback(services.repository, model, latch=request.latch, **request.why()))
+    return answer(releases.rollback(services.repository, model, latch=request.latch, **request.why(caller)))

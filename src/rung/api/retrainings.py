@@ -5,6 +5,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rung.api.answers import answer, described
 from rung.api.models import ModelName
+from rung.api.roles import Caller, name_of, needs
 from rung.api.services import Needed
 from rung.domain.names import check_name
 from rung.domain.retraining import Retraining
@@ -23,13 +24,21 @@ class RetrainRequest(BaseModel):
     reason: str = Field("", max_length=2000, description="Why, for whoever looks at it later.")
 
 
-@router.get("/models/{model}/retrainings", responses=described(list[Retraining], "Retrainings, oldest first."))
+@router.get(
+    "/models/{model}/retrainings",
+    responses=described(list[Retraining], "Retrainings, oldest first."),
+    openapi_extra=needs("viewer"),
+)
 def list_retrainings(model: ModelName, services: Needed) -> Response:
     """Every retraining of a model, with its decisions."""
     return answer(services.retrainings(check_name(model)))
 
 
-@router.post("/models/{model}/retrainings", responses=described(Retraining, "The retraining that was begun."))
-def retrain(model: ModelName, request: RetrainRequest, services: Needed) -> Response:
+@router.post(
+    "/models/{model}/retrainings",
+    responses=described(Retraining, "The retraining that was begun."),
+    openapi_extra=needs("deployer"),
+)
+def retrain(model: ModelName, request: RetrainRequest, services: Needed, caller: Caller) -> Response:
     """Train a model anew on what its users sent, and release what comes out if it passes the gate."""
-    return answer(services.retrainer.ask(check_name(model), request.by, request.reason))
+    return answer(services.retrainer.ask(check_name(model), name_of(caller, request.by), request.reason))

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,7 +19,12 @@ _KEEP_ALIVE = 30
 
 
 async def serve(
-    application: Any, listener: socket.socket, threads: int, stop: asyncio.Event, opened: Callable[[], None]
+    application: Any,
+    listener: socket.socket,
+    threads: int,
+    stop: asyncio.Event,
+    opened: Callable[[], None],
+    tls: ssl.SSLContext | None = None,
 ) -> None:
     """Answer until `stop` is set. `opened` is called once, when it does; `threads` is how many calls run at once."""
     anyio.to_thread.current_default_thread_limiter().total_tokens = threads
@@ -32,6 +38,8 @@ async def serve(
         timeout_graceful_shutdown=_GRACE,
         timeout_keep_alive=_KEEP_ALIVE,
     )
+    config.load()
+    config.ssl = tls
     server = _Server(config, opened)
     running = asyncio.create_task(server.serve(sockets=[listener]))
     stopping = asyncio.create_task(stop.wait())

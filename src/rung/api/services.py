@@ -12,6 +12,8 @@ from rung.fleet.status import ProjectStatus
 from rung.jobs.queue import JobStore
 from rung.loop.retrainer import Retrainer
 from rung.ports import BlobStore
+from rung.store.access import KeyStore
+from rung.store.audit import AuditLog
 
 __all__ = ["Needed", "Services"]
 
@@ -31,8 +33,9 @@ class Services(msgspec.Struct, frozen=True):
     retrainer: Retrainer
     retrainings: Callable[[str], list[Retraining]]
     """Retrainings of a model, oldest first."""
-    keys: tuple[str, ...] = ()
-    """Keys of callers; none where only this machine can call."""
+    keys: KeyStore
+    """Keys of callers; empty where only this machine can call."""
+    audit: AuditLog
 
 
 def _services(request: Request) -> Services:

@@ -12,13 +12,17 @@ import structlog
 from rung.api import server
 from rung.api.application import create
 from rung.api.services import Services
+from rung.app.access import open_certificate, reread
 from rung.app.handlers import SUBMITTED
 from rung.domain.jobs import NewJob
 from rung.fleet import report
 from rung.fleet.controller import RolloutController
 from rung.fleet.loop import ControlLoop, Part, PartHealth
 from rung.fleet.policy import Policy, read_policy
-from rung.fleet.roles import Ready, Setup
+from rung.fleet.ports import url
+from rung.fleet.roles import Ready, Scale, Setup, tell
+from rung.fleet.scaling.rules import read_policy as read_policy_of_replicas
+from rung.fleet.scaling.scaler import ReplicaScaler
 from rung.fleet.status import observe
 from rung.jobs.queue import JobStore
 from rung.jobs.schedule import Schedule, check, tick
@@ -30,6 +34,8 @@ from rung.loop.triggers import read_policy as read_policy_of_retraining
 from rung.ports import BlobStore
 from rung.settings import ProjectSettings
 from rung.settings.project import ModelSettings
+from rung.store.access import KeyStore
+from rung.store.audit import AuditLog
 from rung.store.blobs import open_store
 from rung.store.database import open_database
 
@@ -40,6 +46,8 @@ _REMEMBERED = 7 * 86_400.0
 _EVERY_FIVE_MINUTES = "*/5 * * * *"
 _ALERTS_EVERY = 5.0
 """Seconds between two looks for what somebody has to be told of."""
+_CERTIFICATE_EVERY = 5.0
+"""Seconds between two looks whether the files of the certificate have changed."""
 _LOOK_EVERY = 2.0
 """Seconds between two looks for what asks for a retraining."""
 
@@ -64,6 +72,11 @@ async def _serve(setup: Setup, jobs: JobStore, announce: Callable[[Ready], None]
     retrainer = Retrainer(jobs, repository, open_store(settings.project.data), settings.models)
     # Of the loop that these parts are of, which is there by the time one of them asks.
     parts = _parts(settings, repository, jobs, retrainer, lambda: loop.health())  # noqa: PLW0108
+    certificate = open_certificate(*settings.control_certificate)
+    if certificate is not None:
+        parts.append(Part("certificate", lambda: reread(certificate), every=_CERTIFICATE_EVERY))
+    if setup.shared and (settings.most_replicas > settings.replicas or not settings.least_replicas):
+        parts.append(Part("replicas", _scaler(settings).turn))
     loop = ControlLoop(parts, control.tick_seconds)
     services = Services(
         repository=repository,
@@ -74,7 +87,8 @@ async def _serve(setup: Setup, jobs: JobStore, announce: Callable[[Ready], None]
         experiment=lambda model: _experiment(settings, repository, model),
         retrainer=retrainer,
         retrainings=lambda model: requests.retrainings(open_store(settings.project.data), model),
-        keys=control.keys,
+        keys=KeyStore(open_store(settings.serve.key_store), control.keys),
+        audit=AuditLog(),
     )
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -85,9 +99,10 @@ async def _serve(setup: Setup, jobs: JobStore, announce: Callable[[Ready], None]
 
     def opened() -> None:
         loop.open()
-        announce(Ready(url=f"http://{f'[{host}]' if ':' in host else host}:{port}"))
+        announce(Ready(url=url(host, port, tls=certificate is not None)))
 
-    await server.serve(create(services), listener, control.threads, stop, opened)
+    tls = certificate.context if certificate is not None else None
+    await server.serve(create(services), listener, control.threads, stop, opened, tls)
     loop.close()
     structlog.get_logger("rung").info("stopped", action="stopped")
 
@@ -118,6 +133,16 @@ def _parts(
         Part("alerts", alerting.turn, every=_ALERTS_EVERY),
         Part("purge", lambda: jobs.purge(_REMEMBERED), every=3600.0),
     ]
+
+
+def _scaler(settings: ProjectSettings) -> ReplicaScaler:
+    objective = settings.serve.objective_ms
+    policies = {
+        name: read_policy_of_replicas(model.serve, objective, f"models.{name}.serve.replicas")
+        for name, model in settings.models.items()
+    }
+    # The supervisor starts and ends them.
+    return ReplicaScaler(Path(), policies, lambda found: tell(Scale(replicas=found.replicas, why=found.why)))
 
 
 def _schedules(settings: ProjectSettings) -> list[Schedule]:

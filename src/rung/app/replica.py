@@ -14,11 +14,14 @@ from typing import Any
 import structlog
 
 from rung import __version__
+from rung.app.access import Following, collect_keys, follow, open_certificate
 from rung.app.recording import open_log, policies_of
 from rung.domain.errors import OperatorError
 from rung.domain.records import ShadowRecord
+from rung.domain.scaling import ReplicaLoad
 from rung.fleet.roles import Setup
 from rung.ports import LoadOptions, Source
+from rung.protocols.access import Guard
 from rung.protocols.batch import Batch
 from rung.protocols.exchange import Route
 from rung.protocols.feedback import Feedback
@@ -30,12 +33,14 @@ from rung.protocols.oip_rest import OipRest
 from rung.protocols.repository import Repository
 from rung.protocols.server import HttpServer
 from rung.protocols.tfserving import TfServing
+from rung.protocols.tls import Certificate
 from rung.protocols.torchserve import TorchServe
 from rung.protocols.vertex import Vertex
 from rung.serving.background import in_background
 from rung.serving.caching import Caching, collect_cache, open_store
 from rung.serving.control import Control
 from rung.serving.lanes import cores
+from rung.serving.load import load_of
 from rung.serving.log import Logged, PredictionLog
 from rung.serving.log_metrics import collect as collect_log
 from rung.serving.manager import Manager, ManagerOptions
@@ -97,10 +102,16 @@ class Replica:
                 lambda: collect_releases(self.manager.table),
                 lambda: collect_cache(self.manager.servables(), self.caching.store),
                 lambda: collect_log(log) if log is not None else (),
+                lambda: collect_keys(self.guard),
                 self._door_metrics,
             ]
         )
-        self.door = HttpServer(self._routes(metrics), settings.door, access_log=settings.access_log)
+        self.guard = Guard(
+            required=settings.require_key, any_arm=settings.arm_header == "on", max_body=settings.door.max_body
+        )
+        self._keys: Following | None = None
+        self.certificate: Certificate | None = None
+        self.door = HttpServer(self._routes(metrics), settings.door, access_log=settings.access_log, guard=self.guard)
         self._loop: asyncio.AbstractEventLoop | None = None
         self.port = 0
         self.own_port = 0
@@ -112,14 +123,14 @@ class Replica:
         control = Control(self.manager, settings.model_store, _CACHE, allowed=may_control(settings))
         routes = [
             *OipRest(self.manager, server_name=settings.server_name, version=__version__).routes(),
-            *Native(self.manager).routes(),
+            *Native(self.manager, scheme="https" if settings.tls_certificate else "http").routes(),
             *Batch(self.manager).routes(),
             *TfServing(self.manager, metrics.render).routes(),
             *KserveV1(self.manager).routes(),
             *Repository(self.manager, control, log_levels, set_log_level).routes(),
             *Mlflow(self.manager, self.manager.problems, __version__).routes(),
             *TorchServe(self.manager, control, __version__).routes(),
-            *Health(self.manager.problems, metrics.render).routes(),
+            *Health(self.manager.problems, metrics.render, self._load).routes(),
             *(Feedback(log).routes() if log is not None else ()),
         ]
         vertex = Vertex(self.manager, self.manager.problems, settings.health_route, settings.predict_route)
@@ -133,6 +144,9 @@ class Replica:
             OperatorError: not one model could be loaded; the message gives each reason.
         """
         self._loop = asyncio.get_running_loop()
+        self.certificate = open_certificate(self.settings.tls_certificate, self.settings.tls_key)
+        self._keys = follow(self.settings, setup, self.guard, self.certificate)
+        await self._keys.open()
         if setup is not None:
             self.own_port = await self.door.open("127.0.0.1", 0)
         if setup is None or not setup.late:
@@ -149,18 +163,27 @@ class Replica:
             raise OperatorError("no model could be loaded: " + "; ".join(problems))
 
     async def _listen(self, setup: Setup | None) -> None:
+        if setup is not None and setup.socket:
+            await self.door.open_front(setup.socket)
+            return
         shared = setup is not None and setup.shared
-        self.port = await self.door.open(self.settings.host, self.settings.port, reuse_port=shared)
+        tls = self.certificate.context if self.certificate is not None else None
+        self.port = await self.door.open(self.settings.host, self.settings.port, reuse_port=shared, tls=tls)
 
     async def close(self) -> None:
         """Say not ready, answer what is owed, unload."""
         self.manager.drain()
         await self.door.drain()
+        if self._keys is not None:
+            await self._keys.close()
         await self.manager.close()
         if self.caching.store is not None:
             await self.caching.store.close()
         if self.log is not None:
             await in_background(self.log.close)
+
+    def _load(self) -> ReplicaLoad:
+        return load_of(self.manager.servables(), ready=self.manager.ready())
 
     def _shadowed(self, record: ShadowRecord) -> None:
         """Take what a shadow's thread found to the event loop, which the log belongs to."""
@@ -171,8 +194,8 @@ class Replica:
     @property
     def url(self) -> str:
         """Where it answers."""
-        host = self.settings.host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+        host, scheme = self.settings.host, "https" if self.certificate is not None else "http"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     def _door_metrics(self) -> Iterator[Any]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily

@@ -39,7 +39,7 @@ def run_role(role: RoleName, flags: Mapping[str, Mapping[str, Any]], *, as_json:
             shown = orjson.dumps({"role": role, "url": ready.url}).decode()
             say(sys.stdout, shown if as_json else f"{role} works{f' at {ready.url}' if ready.url else ''}")
 
-        announce = tell_people
+        announce: Callable[[Ready], None] = tell_people
     else:
         configure_logs("json", setup.level)
         announce = tell
@@ -60,11 +60,15 @@ def run_role(role: RoleName, flags: Mapping[str, Mapping[str, Any]], *, as_json:
 
 def _replica(setup: Setup, announce: Callable[[Ready], None]) -> None:
     from rung.app.replica import Replica, run
-    from rung.catalog.source import RepositorySource
+    from rung.catalog.source import RepositorySource, open_source
     from rung.serving.lanes import cores
     from rung.store.blobs import open_store
 
-    source = RepositorySource(open_store(setup.settings.project.repository), _CACHE)
+    named = {name: model.serve.model for name, model in setup.settings.models.items() if model.serve.model}
+    sources = [
+        RepositorySource(open_store(setup.settings.project.repository), _CACHE),
+        *(open_source(target, name, _CACHE) for name, target in named.items()),
+    ]
     settings = setup.settings.serving
     # Replicas of one machine share its cores.
     ours = max(cores() // setup.replicas, 1)
@@ -78,11 +82,17 @@ def _replica(setup: Setup, announce: Callable[[Ready], None]) -> None:
     def opened(replica: Replica) -> None:
         announce(Ready(url=f"http://127.0.0.1:{replica.own_port}"))
 
-    run([source], settings, opened, setup)
+    run(sources, settings, opened, setup)
 
 
 def _control(setup: Setup, announce: Callable[[Ready], None]) -> None:
     from rung.app.control import run
+
+    run(setup, announce)
+
+
+def _front(setup: Setup, announce: Callable[[Ready], None]) -> None:
+    from rung.app.front import run
 
     run(setup, announce)
 
@@ -95,6 +105,7 @@ def _worker(setup: Setup, announce: Callable[[Ready], None]) -> None:
 
 _ROLES: dict[RoleName, Callable[[Setup, Callable[[Ready], None]], None]] = {
     "control": _control,
+    "front": _front,
     "replica": _replica,
     "worker": _worker,
 }

@@ -7,16 +7,20 @@ from typing import Annotated
 import typer
 
 from rung import __version__
+from rung.cli.auditing import audited
 from rung.cli.declared import alerts as _alerts
 from rung.cli.declared import compress as _compress
 from rung.cli.declared import data as _data
+from rung.cli.declared import doctor as _doctor
 from rung.cli.declared import drift as _drift
 from rung.cli.declared import evaluate as _evaluate
 from rung.cli.declared import experiment as _experiment
 from rung.cli.declared import init as _init
 from rung.cli.declared import jobs as _jobs
+from rung.cli.declared import keys as _keys
 from rung.cli.declared import log as _log
 from rung.cli.declared import models as _models
+from rung.cli.declared import plan as _plan
 from rung.cli.declared import quality as _quality
 from rung.cli.declared import releases as _releases
 from rung.cli.declared import retrain as _retrain
@@ -84,6 +88,7 @@ for _declared in (
     _evaluate,
     _compress,
     _up,
+    _plan,
     _releases,
     _experiment,
     _retrain,
@@ -92,8 +97,11 @@ for _declared in (
     _quality,
     _jobs,
     _alerts,
+    _keys,
+    _doctor,
 ):
     _declared.add(app)
+audited(app)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """`rung predict`: answer files with a model in this process, or with one that is served."""
 
 import mimetypes
+import os
 import sys
 import urllib.error
 import urllib.request
@@ -18,6 +19,8 @@ __all__ = ["predict"]
 Answerer = Callable[[bytes, str, str], tuple[str, bytes]]
 """(body, media type, media types wanted) -> media type and body of the answer."""
 
+_KEY = "RUNG_API_KEY"
+"""Variable with the key for a server that asks for one: a flag would be seen by everybody on this machine."""
 _SUFFIXES = {"image/png": ".png", "image/vnd.rung.overlay+png": ".overlay.png", "application/json": ".json"}
 
 
@@ -72,6 +75,8 @@ def _show(file: Path, media: str, result: bytes, *, alone: bool) -> None:
 def _remote(url: str) -> Answerer:
     def answer(body: bytes, media: str, wanted: str) -> tuple[str, bytes]:
         headers = {"Content-Type": media, "Accept": wanted}
+        if key := os.environ.get(_KEY):
+            headers["Authorization"] = f"Bearer {key}"
         request = urllib.request.Request(url, body, headers, method="POST")  # noqa: S310 - http or https, checked
         try:
             with urllib.request.urlopen(request) as reply:  # noqa: S310

@@ -1,5 +1,6 @@
 """`rung ps`: how the project in this folder is, whether or not its control plane runs."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,12 +46,28 @@ def _print(status: ProjectStatus) -> None:
     if status.up:
         print(f"{status.project} is up for {_span(status.seconds)}: data {status.url}, control {status.control}\n")
         head = ("PROCESS", "STATE", "PID", "UP", "RESTARTS", "RSS", "PSS")
-        print_table(head, [_role(role) for role in status.roles])
+        front = any(role.role == "front" for role in status.roles)
+        more = ("FRONT", "ASKED", "RETRIED") if front else ()
+        print_table((*head, *more), [(*_role(role), *(_share(role) if front else ())) for role in status.roles])
+        if status.hosts:
+            print()
+            print_table(
+                ("HOST", "STATE", "ASKED"), [(one.host, one.state.lower(), f"{one.asked:,}") for one in status.hosts]
+            )
+        if status.why:
+            by = "; by hand, `rung scale auto` undoes it" if status.by_hand else ""
+            print(f"\nreplicas wanted: {status.replicas} ({status.why}{by})")
+        if status.restarted:
+            print("\nreplicas are being replaced, one after another")
     else:
         print(f"{status.project} is not up")
     if status.parts:
         print()
         print_table(("PART", "STATE", "TURNS", "FAILED"), [_part(part) for part in status.parts])
+    if status.scaling:
+        print()
+        now = time.time()
+        print_table(("AGE", "REPLICAS"), [(_span(now - one.at), one.why) for one in status.scaling])
     if status.models:
         print()
         columns = ("MODEL", "VERSION", "ARM", "ROLE", "SHARE", "LOADED", "REQUESTS", "FAILED")
@@ -78,6 +95,12 @@ def _part(part: PartHealth) -> tuple[str, ...]:
 def _role(role: RoleStatus) -> tuple[str, ...]:
     seconds = _span(role.seconds) if role.pid else ""
     return (role.name, role.state, str(role.pid or ""), seconds, str(role.restarts), _size(role.rss), _size(role.pss))
+
+
+def _share(role: RoleStatus) -> tuple[str, ...]:
+    if role.role != "replica":
+        return ("", "", "")
+    return (role.front.partition(":")[0].lower() or "out", f"{role.asked:,}", f"{role.retried:,}")
 
 
 def _model(model: ModelStatus, replicas: int) -> tuple[str, ...]:

@@ -13,8 +13,8 @@ import typer
 
 from rung.app.up import up as run_up
 from rung.domain.errors import OperatorError
+from rung.fleet.orphans import clear_orphans
 from rung.fleet.state import RoleName, UpState, is_alive, read_state
-from rung.fleet.supervisor import clear_orphans
 from rung.settings.file import load_project
 
 __all__ = ["down", "up"]
@@ -38,7 +38,7 @@ def up(role: str, flags: Mapping[str, Mapping[str, Any]], replicas: int | None, 
 def _run_role(role: str, flags: Mapping[str, Mapping[str, Any]], *, as_json: bool) -> None:
     from rung.app.roles import run_role
 
-    known: dict[str, RoleName] = {"control": "control", "replica": "replica", "worker": "worker"}
+    known: dict[str, RoleName] = {"control": "control", "front": "front", "replica": "replica", "worker": "worker"}
     if role not in known:
         raise typer.BadParameter(f"{role!r} is no role; there are all, {', '.join(known)}")
     run_role(known[role], flags, as_json=as_json)

@@ -39,6 +39,12 @@ class Call(msgspec.Struct, gc=False):
     """Probability with which the split picks this arm."""
     prediction_id: str = ""
     """Minted where answers are logged; every door sends it along."""
+    caller: str = ""
+    """Id of the key that it came with; empty where none is asked for."""
+    scope: tuple[str, ...] = ()
+    """Models that the key is for; empty: every one."""
+    tester: bool = False
+    """Whether the key lets its holder pick an arm."""
 
 
 class Request(msgspec.Struct, gc=False):

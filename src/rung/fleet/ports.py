@@ -6,21 +6,39 @@ from ipaddress import ip_address
 from rung.domain.errors import ConfigurationError
 from rung.settings import ProjectSettings
 
-__all__ = ["check_exposure", "reserve", "url"]
+__all__ = ["check_exposure", "is_loopback", "reserve", "url"]
 
 
 def check_exposure(settings: ProjectSettings) -> None:
-    """Refuse to be reached from other machines without a key."""
-    hosts = {"serve.host": settings.serve.host, "control.host": settings.control.host or settings.serve.host}
+    """Refuse to be reached from other machines without a key.
+
+    A key of the settings will do for both doors, as it always has: what it means for the data port is up to the
+    network around it, and `rung doctor` says where that port asks for none.
+
+    Raises:
+        ConfigurationError: naming the door, and what would do.
+    """
+    serve, control = settings.serve, settings.control
+    hosts = {"serve.host": serve.host, "control.host": control.host or serve.host}
     for name, host in hosts.items():
-        if not _is_loopback(host) and not settings.control.keys:
-            raise ConfigurationError(
-                f"`{name}` = {host!r} lets other machines in, so a key is needed: set RUNG_CONTROL_KEY to at least "
-                "16 random characters, or keep to 127.0.0.1"
-            )
+        if is_loopback(host) or control.keys:
+            continue
+        # Late: a supervisor lives long and is to stay small.
+        from rung.store.access import KeyStore
+        from rung.store.blobs import open_store
+
+        ring = KeyStore(open_store(serve.key_store)).ring()
+        if ring.guards_control if name == "control.host" else ring.guards_data or serve.require_key:
+            continue
+        role = "admin" if name == "control.host" else "caller"
+        raise ConfigurationError(
+            f"`{name}` = {host!r} lets other machines in, so a key is needed: make one with `rung keys create NAME "
+            f"--role {role}`, or set RUNG_CONTROL_KEY to at least 16 random characters, or keep to 127.0.0.1"
+        )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -56,6 +74,6 @@ def reserve(host: str, port: int, flag: str) -> socket.socket:
     return held
 
 
-def url(host: str, port: int) -> str:
+def url(host: str, port: int, *, tls: bool = False) -> str:
     """The address as a URL."""
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"

@@ -1,7 +1,7 @@
 """One process of a project: what starts it, what it is told, what it says, and what it prints.
 
 spawn  -- stdin: a `Setup`, one line -->  adopt
-<- stdout: a `Ready`, one line --  tell
+<- stdout: a `Ready`, a `Scale`, a `Rotation`, one line each -- tell
 <- stderr: its log --------------
 -- a life line that only closes -> the kernel kills it
 """
@@ -20,7 +20,7 @@ from rung.fleet.state import RoleName
 from rung.lifeline import end_with_parent
 from rung.settings import ProjectSettings
 
-__all__ = ["Ready", "RoleProcess", "Setup", "adopt", "tell"]
+__all__ = ["Message", "Ready", "RoleProcess", "Rotation", "Scale", "Setup", "adopt", "tell"]
 
 _LIFE = "RUNG_LIFE"
 """Environment variable with the descriptor of the life line: there is a supervisor."""
@@ -39,6 +39,12 @@ class Setup(msgspec.Struct, kw_only=True):
     """Whether a replica joins the shared port only when its models are loaded, since others answer meanwhile."""
     shared: bool = False
     """Whether the ports are held by a supervisor, to be shared with it."""
+    socket: str = ""
+    """Where a replica listens for the front, a path in the folder; empty: there is no front, and it listens on the
+    public port."""
+    door: int = -1
+    """The front's descriptor of the public port, on which the supervisor listens, so that callers wait and are not
+    refused while nobody stands there."""
     level: str = "info"
     """Least severe log lines that are written."""
 
@@ -48,6 +54,29 @@ class Ready(msgspec.Struct, kw_only=True, tag="ready"):
 
     url: str = ""
     """Where it alone answers."""
+
+
+class Scale(msgspec.Struct, kw_only=True, tag="scale"):
+    """What the control plane says when there are to be more replicas, or fewer."""
+
+    replicas: int
+    why: str
+    """A sentence for a person."""
+
+
+class Rotation(msgspec.Struct, kw_only=True, tag="rotation"):
+    """What the front says when it begins or ceases to send requests to a replica, or requests wait for one."""
+
+    replicas: list[str]
+    """Names of those that get requests."""
+    waiting: int = 0
+    """Requests that no replica can take now."""
+    hung: list[str] = []
+    """Names of those that have not answered for so long that they never will."""
+
+
+Message = Ready | Scale | Rotation
+"""What a role says to its supervisor."""
 
 
 class RoleProcess:
@@ -77,7 +106,7 @@ class RoleProcess:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=environment,
-                pass_fds=(life,),
+                pass_fds=(life, self._setup.door) if self._setup.door >= 0 else (life,),
                 start_new_session=True,
             )
         except OSError as error:
@@ -178,8 +207,8 @@ def adopt() -> Setup | None:
     return msgspec.json.decode(sys.stdin.buffer.readline(), type=Setup)
 
 
-def tell(ready: Ready) -> None:
-    """In the role: say that it works."""
+def tell(message: Message) -> None:
+    """In the role: say that it works, or what is to be done. From one thread at a time."""
     with contextlib.suppress(OSError):
-        sys.stdout.write(msgspec.json.encode(ready).decode() + "\n")
+        sys.stdout.write(msgspec.json.encode(message).decode() + "\n")
         sys.stdout.flush()

@@ -17,7 +17,7 @@ from rung.domain.errors import Conflict
 
 __all__ = ["RoleName", "RoleState", "UpState", "hold", "is_alive", "read_state", "started_at", "write_state"]
 
-RoleName = Literal["control", "replica", "worker"]
+RoleName = Literal["control", "front", "replica", "worker"]
 """What a process of a project does."""
 _FOLDER = ".rung"
 _LOCK = "up.lock"
@@ -58,6 +58,18 @@ class UpState(msgspec.Struct, kw_only=True):
     control: str = ""
     """The control API; empty where it does not run here."""
     roles: list[RoleState] = []
+    replicas: int = 0
+    """How many there are to be."""
+    why: str = ""
+    """Why so many, in words."""
+    by_hand: bool = False
+    """Whether a person said so; then no rule changes it."""
+    restarted: float = 0.0
+    """When a restart of the replicas was asked for, in seconds since the epoch; 0 where none is under way."""
+    hosts: dict[str, str] = {}
+    """Other machines that the front may send requests to, by what HAProxy calls them."""
+    waiting: int = 0
+    """Requests that the front holds because no replica can answer."""
 
 
 @contextmanager

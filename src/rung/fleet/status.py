@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -19,14 +18,17 @@ from rung.catalog import models as catalog
 from rung.catalog import releases
 from rung.domain.errors import RungError
 from rung.domain.releases import BUCKETS, Release
+from rung.domain.scaling import Decision
+from rung.fleet.front.haproxy import ADMIN, HostStatus, Runtime
 from rung.fleet.loop import PartHealth
+from rung.fleet.pages import connect, fetch, read
+from rung.fleet.scaling.decisions import read_last
 from rung.fleet.state import RoleState, UpState, is_alive, read_state
 from rung.ports import BlobStore
 
-__all__ = ["ModelStatus", "ProjectStatus", "RoleStatus", "ask_parts", "fetch", "observe"]
+__all__ = ["ModelStatus", "ProjectStatus", "RoleStatus", "ask_parts", "duplicates", "observe"]
 
-_PATIENCE = 2.0
-"""Seconds that a replica gets to answer."""
+_DECISIONS = 5
 
 _DUPLICATES = re.compile(
     r'^rung_duplicate_(ratio|cache_bytes|saved_seconds_per_minute)\{model="([^"]+)",version="(\d+)"\} (\S+)$',
@@ -57,6 +59,12 @@ class RoleStatus(msgspec.Struct, kw_only=True):
     """Resident bytes, with its children."""
     pss: int = 0
     """Of these, its share: what several processes map counts for each in part."""
+    front: str = ""
+    """What the front makes of a replica: `UP` where it gets requests, else why not; empty where there is no front."""
+    asked: int = 0
+    """Requests that the front has sent it."""
+    retried: int = 0
+    """Requests that were asked again since it had not answered them."""
 
 
 class ModelStatus(msgspec.Struct, kw_only=True):
@@ -87,10 +95,24 @@ class ProjectStatus(msgspec.Struct, kw_only=True):
     seconds: float = 0.0
     url: str = ""
     control: str = ""
+    replicas: int = 0
+    """How many there are to be."""
+    why: str = ""
+    """Why so many."""
+    by_hand: bool = False
+    """Whether a person said so, and no rule changes it."""
+    restarted: float = 0.0
+    """When the restart of all replicas that is under way was asked for; 0 where there is none."""
+    waiting: int = 0
+    """Requests that wait since no replica can answer."""
     roles: list[RoleStatus] = []
+    hosts: list[HostStatus] = []
+    """Nearest first."""
     models: list[ModelStatus] = []
     parts: list[PartHealth] = []
     """Of the control loop."""
+    scaling: list[Decision] = []
+    """The last decisions on the number of replicas, the newest last."""
     jobs: dict[str, dict[str, int]] = {}
     """Kind -> state -> number."""
     advice: list[str] = []
@@ -123,8 +145,11 @@ def observe(
     state = read_state(folder)
     up = state is not None and is_alive(state.pid, state.started)
     status = ProjectStatus(project=name, up=up)
+    status.scaling = read_last(folder, _DECISIONS)
     if state is not None:
         _processes(status, state, up=up)
+    if any(role.role == "front" and role.state == "ready" for role in status.roles):
+        _front(status, folder, state.hosts if state is not None else {})
     replicas = _replicas(state.roles if state is not None and up else [])
     for replica in replicas:
         status.problems += [f"{replica.name}: {problem}" for problem in replica.problems]
@@ -149,6 +174,26 @@ def observe(
     return status
 
 
+def _front(status: ProjectStatus, folder: Path, hosts: Mapping[str, str]) -> None:
+    """What the front makes of the replicas."""
+    try:
+        shares = {share.name: share for share in Runtime(str(folder / ADMIN)).shares()}
+    except OSError as error:
+        status.problems.append(f"the front does not say how it is: {error}")
+        return
+    for name, host in hosts.items():
+        if (share := shares.get(name)) is not None:
+            status.hosts.append(HostStatus(host=host, state=share.state, asked=share.requests))
+    for role in status.roles:
+        if (share := shares.get(role.name)) is not None:
+            role.front, role.asked, role.retried = share.state, share.requests, share.retries
+            if share.state.startswith("DOWN"):
+                role.front = f"{share.state}: {share.why}"
+                status.problems.append(f"{role.name} gets no requests: {share.why}")
+            elif share.state.startswith("DRAIN"):
+                status.problems.append(f"{role.name} gets no requests while others have all models")
+
+
 def ask_parts(control: str) -> list[PartHealth]:
     """How the parts of the control loop are, by its API at this URL.
 
@@ -161,22 +206,6 @@ def ask_parts(control: str) -> list[PartHealth]:
         raise OSError(str(error)) from None
 
 
-def fetch(url: str, path: str) -> bytes:
-    """What a process of the project answers, whatever the status.
-
-    Raises:
-        OSError: it does not, within two seconds.
-    """
-    address = urlsplit(url)
-    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=_PATIENCE)
-    try:
-        return _read(connection, path)
-    except http.client.HTTPException as error:
-        raise OSError(str(error) or type(error).__name__) from None
-    finally:
-        connection.close()
-
-
 def _processes(status: ProjectStatus, state: UpState, *, up: bool) -> None:
     if not up:
         status.problems.append(f"the supervisor (process {state.pid}) was killed: `rung up` starts everything again")
@@ -184,6 +213,10 @@ def _processes(status: ProjectStatus, state: UpState, *, up: bool) -> None:
     now = time.time()
     status.pid, status.url, status.control = state.pid, state.url, state.control
     status.seconds = max(now - state.since, 0.0)
+    status.replicas, status.why, status.by_hand = state.replicas, state.why, state.by_hand
+    status.restarted, status.waiting = state.restarted, state.waiting
+    if state.waiting:
+        status.problems.append(f"{state.waiting} requests wait, since no replica can answer")
     rss, pss = _memory(state.pid, children=False)
     supervisor = RoleStatus(name="supervisor", role="supervisor", state="ready", pid=state.pid, rss=rss, pss=pss)
     supervisor.seconds = status.seconds
@@ -240,12 +273,11 @@ def _replicas(roles: list[RoleState]) -> list[_Replica]:
 
 def _ask(role: RoleState) -> _Replica:
     found = _Replica(role.name)
-    address = urlsplit(role.url)
-    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=_PATIENCE)
+    connection = connect(role.url)
     try:
         statistics = _get(connection, "/v2/models/stats")
         readiness = _get(connection, "/readyz")
-        metrics = _read(connection, "/metrics").decode()
+        metrics = read(connection, "/metrics").decode()
     except (OSError, http.client.HTTPException, msgspec.MsgspecError) as error:
         found.problems.append(f"it does not answer: {error or type(error).__name__}")
         return found
@@ -270,26 +302,28 @@ def _losses(metrics: str) -> list[str]:
     return [*lost, *(f"the prediction log cannot be written: {reason}" for reason in _FAILING.findall(metrics))]
 
 
-def _advice(metrics: str) -> list[str]:
-    """What a replica's own measurements say would pay: caches for models whose requests repeat."""
+def duplicates(metrics: str) -> dict[tuple[str, str], dict[str, float]]:
+    """Model and version -> `ratio`, `cache_bytes` and `saved_seconds_per_minute` of a cache that would pay, by the
+    metrics of a replica.
+    """
     measured: dict[tuple[str, str], dict[str, float]] = {}
     for name, model, version, value in _DUPLICATES.findall(metrics):
         measured.setdefault((model, version), {})[name] = float(value)
+    return measured
+
+
+def _advice(metrics: str) -> list[str]:
+    """What a replica's own measurements say would pay: caches for models whose requests repeat."""
     return [
         f"{one.get('ratio', 0):.0%} of the requests to {model} version {version} repeat an earlier one: "
         f'cache = "{int(one.get("cache_bytes", 0)) >> 20}MiB" in [models.{model}.serve] would save '
         f"{one.get('saved_seconds_per_minute', 0):.1f} s of computation per minute"
-        for (model, version), one in measured.items()
+        for (model, version), one in duplicates(metrics).items()
     ]
 
 
 def _get(connection: http.client.HTTPConnection, path: str) -> dict[str, Any]:
-    return msgspec.json.decode(_read(connection, path), type=dict[str, Any])
-
-
-def _read(connection: http.client.HTTPConnection, path: str) -> bytes:
-    connection.request("GET", path)
-    return connection.getresponse().read()
+    return msgspec.json.decode(read(connection, path), type=dict[str, Any])
 
 
 def _models(repository: BlobStore, replicas: list[_Replica]) -> list[ModelStatus]:

@@ -19,8 +19,8 @@ from rung.domain.alerts import Observation
 from rung.domain.errors import RungError
 from rung.domain.records import blame_of
 from rung.fleet.loop import PartHealth
+from rung.fleet.pages import fetch
 from rung.fleet.state import RoleState, is_alive, read_state
-from rung.fleet.status import fetch
 from rung.jobs.queue import JobStore
 from rung.jobs.tables import JOBS, in_state
 from rung.loop.alert_rules import LOOK_ALPHA

@@ -25,10 +25,10 @@ VIEWS = {
 _HOST = re.compile(rb"[0-9A-Za-z.:\[\]-]{1,255}")
 
 
-def base_url(host: bytes | None) -> str:
+def base_url(host: bytes | None, scheme: str = "http") -> str:
     """Where the caller reached this server, by its Host header; only what is safe to paste into a shell."""
     if host and _HOST.fullmatch(host):
-        return f"http://{host.decode('ascii')}"
+        return f"{scheme}://{host.decode('ascii')}"
     return "http://localhost:8000"
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from rung.domain.errors import NotFound
+from rung.domain.access import Needs
+from rung.domain.errors import NotFound, RungError
 from rung.domain.predictions import Call
 
 __all__ = ["Endpoint", "Head", "Reply", "Route"]
@@ -36,6 +37,7 @@ class Head:
         "params",
         "path",
         "query",
+        "refused",
     )
 
     def __init__(
@@ -66,6 +68,8 @@ class Head:
         """Of the body as it came; the endpoint sees it decoded."""
         self.accepts_gzip = _GZIP.search(headers.get(b"accept-encoding", b"").lower()) is not None
         self.memo: Any = None
+        self.refused: RungError | None = None
+        """Why nothing with this head is answered, whatever its body."""
 
 
 class Reply(msgspec.Struct, gc=False):
@@ -97,3 +101,5 @@ class Route(msgspec.Struct, frozen=True):
     endpoint: Endpoint
     errors: Callable[[Exception], Reply] | None = None
     """How this protocol writes an error; None for `{"error": ...}`."""
+    needs: Needs = "caller"
+    """Which role may ask, where keys are asked for; `open` is for probes and scrapers."""

@@ -25,6 +25,7 @@ from rung.domain.feedback import feedback_of
 from rung.domain.predictions import Call
 from rung.domain.records import FeedbackRecord
 from rung.ports import FeedbackSink
+from rung.protocols.access import check_model
 from rung.protocols.exchange import Head, Reply, Route
 from rung.protocols.media import content_type, sniff
 from rung.protocols.status import OK
@@ -51,6 +52,7 @@ class Feedback:
 
         Raises:
             NotFound: an id is unknown or forged. Nothing of the list was taken.
+            Forbidden: it is of a model that the caller's key is not for. Nothing of the list was taken.
             InvalidInput: an event breaks a rule; the message says which. Nothing of the list was taken.
             TooLarge: more events than one call may hold.
             NotReady: the disk refuses; send them again.
@@ -60,7 +62,7 @@ class Feedback:
         records: list[FeedbackRecord] = []
         for index, item in enumerate(items):
             try:
-                records.append(self._record(item, received))
+                records.append(self._record(item, received, call))
             except RungError as error:
                 if several:
                     error.args = (f"event {index}: {error}; nothing of the list was taken",)
@@ -68,7 +70,7 @@ class Feedback:
         await self._sink.commit(records)
         return Reply(OK, orjson.dumps({"events": [record.event for record in records]}))
 
-    def _record(self, item: Any, received: float) -> FeedbackRecord:
+    def _record(self, item: Any, received: float, call: Call) -> FeedbackRecord:
         if not isinstance(item, dict):
             raise InvalidInput("feedback is an object such as {'id': ..., 'label': ...}")
         prediction, model = item.get("id"), item.get("model")
@@ -76,7 +78,9 @@ class Feedback:
             raise InvalidInput("feedback needs the id of a prediction, from the header rung-prediction-id", field="id")
         if model is not None and not isinstance(model, str):
             raise InvalidInput("model must be the name of one", field="model")
-        return feedback_of(item, self._sink.verify(prediction, model or ""), received)
+        identity = self._sink.verify(prediction, model or "")
+        check_model(call, identity.model)
+        return feedback_of(item, identity, received)
 
     def _items(self, head: Head, body: bytes) -> tuple[list[Any], bool]:
         media, _ = content_type(head.headers.get(b"content-type"))

@@ -24,7 +24,7 @@ from rung.settings import DoorSettings
 if TYPE_CHECKING:
     from asyncio import Transport
 
-__all__ = ["Connection", "Door", "Exchange"]
+__all__ = ["Connection", "Door", "Exchange", "FrontConnection"]
 
 _LINGER_BYTES = 64 << 10
 """What is still read, and thrown away, after a refusal: closing at once would reset the reply away."""
@@ -358,3 +358,16 @@ class Connection:
         """From now on the peer has to take what it is sent."""
         unsent = self._unsent = 0 if self.transport is None else self.transport.get_write_buffer_size()
         self._due = monotonic() + (self.door.settings.body_seconds if unsent else self._allowance())
+
+
+class FrontConnection(Connection):
+    """A connection of the project's own front, which carries the requests of many callers and says of each whose it is.
+
+    Only a door that nobody else reaches may make these: a caller could name any address.
+    """
+
+    __slots__ = ()
+
+    def _dispatch(self, head: Head, body: bytes) -> bool:
+        self.address = head.headers.get(b"x-forwarded-for", b"").decode("latin-1")
+        return super()._dispatch(head, body)

@@ -28,6 +28,7 @@ from rung.domain.models import Manifest, VersionState
 from rung.domain.predictions import Call, Payload
 from rung.ports import Directory, Served
 from rung.protocols import sagemaker
+from rung.protocols.access import check_model
 from rung.protocols.bodies import payload_of
 from rung.protocols.exchange import Head, Reply, Route
 from rung.protocols.headers import priority_of, timeout_of
@@ -66,9 +67,9 @@ class Mlflow:
         return [
             Route("POST", "/invocations", self.invocations, _error),
             Route("POST", "/models/{model}/invoke", self._invoke, _error),
-            Route("GET", "/ping", self.ping),
-            Route("GET", "/health", self.ping),
-            Route("GET", "/version", self._about),
+            Route("GET", "/ping", self.ping, needs="open"),
+            Route("GET", "/health", self.ping, needs="open"),
+            Route("GET", "/version", self._about, needs="open"),
         ]
 
     async def invocations(self, head: Head, body: bytes, call: Call) -> Reply:
@@ -97,13 +98,14 @@ def one_of(directory: Directory, head: Head, call: Call) -> Served:
     Raises:
         InvalidInput: there are several, and none is named.
         NotReady: there is none yet.
+        Forbidden: the caller's key is not for it.
     """
     name = head.headers.get(b"x-amzn-sagemaker-target-model") or head.headers.get(b"rung-target-model")
     if name is not None:
-        return directory.find(name.decode("latin-1"), None, call)
+        return _allowed(directory, name.decode("latin-1"), call)
     named = parse_qs(head.query).get("model") if head.query else None
     if named:
-        return directory.find(named[-1], None, call)
+        return _allowed(directory, named[-1], call)
     names = sorted({one.name for one in directory.statuses() if one.state is not VersionState.END})
     if not names:
         # Failed ones know the reason.
@@ -116,7 +118,12 @@ def one_of(directory: Directory, head: Head, call: Call) -> Served:
             f"there are several models here, {', '.join(names)}: name one by ?model= or the header rung-target-model",
             field="model",
         )
-    return directory.find(names[0], None, call)
+    return _allowed(directory, names[0], call)
+
+
+def _allowed(directory: Directory, name: str, call: Call) -> Served:
+    check_model(call, name)
+    return directory.find(name, None, call)
 
 
 async def invoke(served: Served, head: Head, body: bytes, call: Call) -> Reply:

@@ -97,8 +97,9 @@ class _Plan:
 class Native:
     """The endpoints of `/predict`."""
 
-    def __init__(self, directory: Directory, *, max_parts: int = 64) -> None:
+    def __init__(self, directory: Directory, *, max_parts: int = 64, scheme: str = "http") -> None:
         self._directory = directory
+        self._scheme = scheme
         self._max_parts = max_parts
 
     def routes(self) -> list[Route]:
@@ -153,7 +154,8 @@ class Native:
             RungError: `NotFound` or `NotReady`, with the reason.
         """
         manifest = self._directory.find(*target_of(head)).manifest
-        return Reply(200, orjson.dumps(describe(manifest, base_url(head.headers.get(b"host")) + head.path)))
+        url = base_url(head.headers.get(b"host"), self._scheme) + head.path
+        return Reply(200, orjson.dumps(describe(manifest, url)))
 
     async def index(self, head: Head, body: bytes, call: Call) -> Reply:
         """Name the models and the doors."""

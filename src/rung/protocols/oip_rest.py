@@ -5,6 +5,7 @@ refused; so is an answer that would, because `null` in its place would lose whic
 travel as binary data.
 """
 
+import re
 from functools import cache
 from time import monotonic
 from typing import Any
@@ -35,6 +36,8 @@ __all__ = ["OipRest"]
 
 _MODEL = "/v2/models/{model}"
 _VERSION = "/v2/models/{model}/versions/{version}"
+_PROBED = re.compile(r"^/v2/health/|/ready$|/stats$")
+"""Paths that probes and scrapers ask: they carry no key."""
 _CODECS = 1024
 _LONGEST_TIMEOUT_MS = 1e12
 
@@ -90,7 +93,10 @@ class OipRest:
                 ("GET", f"{base}/stats", self._statistics),
                 ("POST", f"{base}/infer", self._infer),
             ]
-        return [Route(method, pattern, endpoint, _error) for method, pattern, endpoint in table]
+        return [
+            Route(method, pattern, endpoint, _error, "open" if _PROBED.search(pattern) else "caller")
+            for method, pattern, endpoint in table
+        ]
 
     async def _infer(self, head: Head, body: bytes, call: Call) -> Reply:
         plan: _Plan | None = head.memo

@@ -26,6 +26,8 @@ _HEADS = 4096
 """Heads remembered at once."""
 _MEMORABLE = 4096
 """Heads longer than this many bytes are not remembered."""
+_READ_ANYWAY = 64 << 10
+"""Bytes of a body that are read although its head is refused already: cheaper for both than a new connection."""
 _ONCE = frozenset({b"host", b"content-length", b"transfer-encoding", b"content-type", b"content-encoding"})
 """Headers whose repetition two readers may understand differently."""
 
@@ -214,6 +216,8 @@ class RequestReader:
             self._first = head
         if head.length > self._settings.max_body:
             raise TooLarge(f"the body of {head.length} bytes is over the limit of {self._settings.max_body}")
+        if head.refused is not None and not 0 <= head.length <= _READ_ANYWAY:
+            raise head.refused
         expect = head.headers.get(b"expect")
         if expect is not None:
             if expect.lower() != b"100-continue":

@@ -45,14 +45,14 @@ class Repository:
     def routes(self) -> list[Route]:
         """Where it answers."""
         return [
-            Route("POST", "/v2/repository/models/{model}/load", self._load, _load_error),
-            Route("POST", "/v2/repository/models/{model}/unload", self._unload),
+            Route("POST", "/v2/repository/models/{model}/load", self._load, _load_error, needs="deployer"),
+            Route("POST", "/v2/repository/models/{model}/unload", self._unload, needs="deployer"),
             Route("GET", "/v2/logging", self._logging),
-            Route("POST", "/v2/logging", self._set_logging),
+            Route("POST", "/v2/logging", self._set_logging, needs="operator"),
             Route("GET", "/v2/trace/setting", self._tracing),
-            Route("POST", "/v2/trace/setting", self._set_tracing),
+            Route("POST", "/v2/trace/setting", self._set_tracing, needs="operator"),
             Route("GET", "/v2/models/{model}/trace/setting", self._tracing),
-            Route("POST", "/v2/models/{model}/trace/setting", self._set_tracing),
+            Route("POST", "/v2/models/{model}/trace/setting", self._set_tracing, needs="operator"),
         ]
 
     async def _load(self, head: Head, body: bytes, call: Call) -> Reply:

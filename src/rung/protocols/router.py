@@ -2,8 +2,10 @@
 
 from urllib.parse import unquote
 
+from rung.domain.access import Needs
 from rung.domain.errors import InvalidInput, NotFound
 from rung.domain.predictions import Call
+from rung.protocols.access import Guard
 from rung.protocols.exchange import Endpoint, Head, Reply, Route
 from rung.protocols.status import METHOD_NOT_ALLOWED, OK, error_body
 
@@ -13,10 +15,11 @@ __all__ = ["Router"]
 class Router:
     """Routes by their segments: a literal wins over a `{name}:verb`, and that over a `{name}`.
 
-    A verb is what follows the last colon of its segment, in any case.
+    A verb is what follows the last colon of its segment, in any case. A guard looks at every head, once.
     """
 
-    def __init__(self, routes: list[Route]) -> None:
+    def __init__(self, routes: list[Route], guard: Guard | None = None) -> None:
+        self._guard = guard
         self._tree: dict[str, object] = {}
         for route in routes:
             self._add(route)
@@ -35,25 +38,31 @@ class Router:
 
         Never raises: a path that leads nowhere gets an endpoint that says so.
         """
+        needs = self._resolve(head, raw_path)
+        if self._guard is not None and self._guard.active:
+            self._guard.look_at(head, needs)
+
+    def _resolve(self, head: Head, raw_path: str) -> Needs:
         try:
             segments = [unquote(segment, errors="strict") for segment in raw_path.strip("/").split("/")]
         except UnicodeDecodeError:
             head.endpoint = _refuse(InvalidInput("the path is not valid UTF-8 once decoded"))
-            return
+            return "caller"
         found = _walk(self._tree, segments)
         if found is None:
             head.endpoint = _refuse(NotFound(f"nothing answers at {head.path}"))
-            return
+            return "caller"
         methods, values = found
         route = methods.get("GET" if head.method == "HEAD" else head.method)
         if route is None:
             head.endpoint = _wrong_method(head, methods)
-            return
+            return "caller"
         parts = route.pattern.strip("/").split("/")
         names = [part[1 : part.index("}")] for part in parts if part.startswith("{")]
         head.params = dict(zip(names, values, strict=True))
         head.endpoint = route.endpoint
         head.errors = route.errors
+        return route.needs
 
 
 def _key(segment: str) -> str:
@@ -85,7 +94,8 @@ def _walk(node: dict[str, object], segments: list[str]) -> tuple[dict[str, Route
 
 def _refuse(error: Exception) -> Endpoint:
     async def endpoint(head: Head, body: bytes, call: Call) -> Reply:
-        raise error
+        # Raised again and again, it would remember every place that it came through.
+        raise error.with_traceback(None)
 
     return endpoint
 

@@ -3,6 +3,7 @@
 import asyncio
 import resource
 import socket
+import ssl
 from collections import defaultdict
 from email.utils import formatdate
 from time import monotonic
@@ -12,8 +13,9 @@ import structlog
 
 from rung.domain.errors import ConfigurationError, RungError
 from rung.protocols import status
+from rung.protocols.access import Guard
 from rung.protocols.exchange import Head, Reply, Route
-from rung.protocols.http import Connection, Exchange
+from rung.protocols.http import Connection, Exchange, FrontConnection
 from rung.protocols.reader import HeadMemory
 from rung.protocols.router import Router
 from rung.settings import DoorSettings
@@ -42,9 +44,13 @@ class HttpServer:
         settings: DoorSettings,
         *,
         access_log: bool = False,
+        guard: Guard | None = None,
     ) -> None:
         self.settings = settings
-        self.memory = HeadMemory(Router(routes))
+        self.memory = HeadMemory(Router(routes, guard))
+        if guard is not None:
+            # What was worked out by other keys counts no more.
+            guard.on_change = self.memory.known.clear
         self.draining = False
         self.statuses: defaultdict[int, int] = defaultdict(int)
         """Status -> replies."""
@@ -56,7 +62,7 @@ class HttpServer:
         self._sweeper: asyncio.TimerHandle | None = None
         self._log = structlog.get_logger("rung.door")
 
-    async def open(self, host: str, port: int, *, reuse_port: bool = False) -> int:
+    async def open(self, host: str, port: int, *, reuse_port: bool = False, tls: ssl.SSLContext | None = None) -> int:
         """Listen; return the port, which the kernel chose if `port` is 0. May be called for several addresses.
 
         With `reuse_port` other processes of the same user may listen beside us; the kernel gives each connection to
@@ -75,6 +81,8 @@ class HttpServer:
                 backlog=1024,
                 reuse_port=reuse_port,
                 start_serving=True,
+                ssl=tls,
+                ssl_handshake_timeout=None if tls is None else self.settings.head_seconds,
             )
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or error
@@ -86,6 +94,19 @@ class HttpServer:
         self._listeners.append(listener)
         bound: socket.socket = listener.sockets[0]
         return int(bound.getsockname()[1])
+
+    async def open_front(self, path: str) -> None:
+        """Listen at a path, in a folder of ours alone, for the front: it says in a header which address it speaks for.
+
+        Raises:
+            ConfigurationError: there can be no socket.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            listener = await loop.create_unix_server(lambda: FrontConnection(self), path, backlog=1024)  # type: ignore[arg-type, return-value]
+        except OSError as error:
+            raise ConfigurationError(f"no socket can be made at {path}: {error.strerror or error}") from None
+        self._listeners.append(listener)
 
     @property
     def connections(self) -> int:

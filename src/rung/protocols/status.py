@@ -118,6 +118,8 @@ def error_reply(error: BaseException) -> Reply:
         headers = ((b"retry-after", b"%d" % _whole_seconds(error.retry_after)),)
     elif isinstance(error, NotReady):
         headers = ((b"retry-after", b"1"),)
+    elif isinstance(error, Unauthenticated):
+        headers = ((b"www-authenticate", b"Bearer"),)
     return Reply(status_of(error), error_body(message), headers=headers)
 
 

@@ -84,7 +84,7 @@ class TfServing:
 
     def routes(self) -> list[Route]:
         """Where it answers."""
-        routes = [Route("GET", "/monitoring/prometheus/metrics", self._metrics)]
+        routes = [Route("GET", "/monitoring/prometheus/metrics", self._metrics, needs="open")]
         for base in _BASES:
             routes += [Route("POST", f"{base}:{method.name}", partial(self._compute, method)) for method in _METHODS]
             routes += [Route("GET", base, self._status), Route("GET", f"{base}/metadata", self._metadata)]

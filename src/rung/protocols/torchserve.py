@@ -5,6 +5,7 @@ from urllib.parse import parse_qs, parse_qsl
 
 import orjson
 
+from rung.domain.access import Needs
 from rung.domain.errors import InvalidInput, NotFound, RungError, Unsupported
 from rung.domain.models import VersionState, VersionStatus
 from rung.domain.names import check_version, name_from
@@ -33,6 +34,18 @@ _PAGE = 100
 _FORM = "application/x-www-form-urlencoded"
 
 
+_MODEL, _EXACT = "/models/{model}", "/models/{model}/{version}"
+_NEEDS: dict[tuple[str, str], Needs] = {
+    ("POST", "/models"): "deployer",
+    ("PUT", _MODEL): "operator",
+    ("PUT", _EXACT): "operator",
+    ("DELETE", _MODEL): "deployer",
+    ("DELETE", _EXACT): "deployer",
+    ("PUT", f"{_EXACT}/set-default"): "deployer",
+}
+"""Routes that change what is served, and the role that may."""
+
+
 class TorchServe:
     """The door."""
 
@@ -48,23 +61,25 @@ class TorchServe:
 
     def routes(self) -> list[Route]:
         """Where it answers."""
-        model, exact = "/models/{model}", "/models/{model}/{version}"
         table = [
             ("POST", "/predictions/{model}", self._predict),
             ("POST", "/predictions/{model}/{version}", self._predict),
             ("OPTIONS", "/", self._describe_api),
             ("GET", "/models", self._list),
             ("POST", "/models", self._register),
-            ("GET", model, self._describe),
-            ("GET", exact, self._describe),
-            ("PUT", model, self._scale),
-            ("PUT", exact, self._scale),
-            ("DELETE", model, self._unregister),
-            ("DELETE", exact, self._unregister),
-            ("PUT", f"{exact}/set-default", self._set_default),
+            ("GET", _MODEL, self._describe),
+            ("GET", _EXACT, self._describe),
+            ("PUT", _MODEL, self._scale),
+            ("PUT", _EXACT, self._scale),
+            ("DELETE", _MODEL, self._unregister),
+            ("DELETE", _EXACT, self._unregister),
+            ("PUT", f"{_EXACT}/set-default", self._set_default),
         ]
         self._table = [(method, pattern) for method, pattern, _ in table]
-        return [Route(method, pattern, endpoint, _error) for method, pattern, endpoint in table]
+        return [
+            Route(method, pattern, endpoint, _error, _NEEDS.get((method, pattern), "caller"))
+            for method, pattern, endpoint in table
+        ]
 
     async def _predict(self, head: Head, body: bytes, call: Call) -> Reply:
         served = self._directory.find(*_target(head), call)

@@ -30,7 +30,7 @@ class Vertex:
         """Where it answers, beside those others."""
         taken = {(route.method, route.pattern) for route in others}
         wanted = [
-            Route("GET", self._health_route, self._health),
+            Route("GET", self._health_route, self._health, needs="open"),
             Route("POST", self._predict_route, self._predict),
         ]
         return [route for route in wanted if route.pattern and (route.method, route.pattern) not in taken]

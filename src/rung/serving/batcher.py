@@ -50,6 +50,8 @@ class Batcher:
         """Handles on this version: requests that it has not answered yet."""
         self.on_idle: Callable[[], None] | None = None
         """Called when `inflight` falls to zero."""
+        self.lanes = 1 if self.inline else lanes.count
+        """Calls that can run at once."""
         self._lanes = lanes
         self._free = lanes.count
         self._threads = threads

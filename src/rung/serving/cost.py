@@ -62,6 +62,11 @@ class CostModel:
         nearest = max((s for s in self._seconds if s < size), default=min(self._seconds))
         return self._seconds[nearest] * size / nearest
 
+    @property
+    def known(self) -> dict[int, float]:
+        """Rows -> seconds of a call, of the sizes that were seen."""
+        return self._seconds
+
     def row(self) -> float:
         """Seconds per row at the batch size in use: what a row in the queue adds to the wait."""
         return self.estimate(self.cap) / self.cap

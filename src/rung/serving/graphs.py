@@ -37,6 +37,7 @@ class GraphPredictor:
         self.recorder = Recorder(name, version)
         self.cost = CostModel()
         """Of the graph itself, which computes nothing."""
+        self.lanes = 1
         self.inflight = 0
         self.on_idle: Callable[[], None] | None = None
         self._find = find

@@ -130,8 +130,11 @@ class Split:
         forced = call.headers.get(_FORCE)
         if forced is not None:
             name = forced.decode("latin-1")
-            if not self._forcing:
-                raise Unsupported("rung-arm is not allowed here: it is for testers on this machine, or set arm_header")
+            if not (self._forcing or call.tester):
+                raise Unsupported(
+                    "rung-arm is not allowed here: it is for testers on this machine or with the key of an operator, "
+                    "or set arm_header"
+                )
             if name not in self._choices:
                 arms = sorted(self._choices) or "no release, so none"
                 raise InvalidInput(f"rung-arm is {name!r:.60}; there are {arms}", field="rung-arm")

@@ -11,7 +11,9 @@ import msgspec
 from rung.domain.studies import Choices, Pruner, Range, Sampler
 from rung.settings.alerts import AlertsSection
 from rung.settings.cache import parse_size
+from rung.settings.front import FrontSection
 from rung.settings.replica import ServeSettings
+from rung.settings.scaling import ReplicaCount
 
 __all__ = [
     "ControlSettings",
@@ -22,7 +24,6 @@ __all__ = [
     "ProjectSection",
     "ProjectSettings",
     "ReleaseSection",
-    "ReplicaCount",
     "RetrainSection",
     "RunSection",
     "ServeSection",
@@ -58,17 +59,6 @@ class ProjectSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where training and scoring run: `local` is this machine."""
 
 
-class ReplicaCount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`replicas = { min = 1, max = 4 }`: how many replicas may answer for a model."""
-
-    min: _AtLeastOne = 1
-    """Replicas that always run. Every replica holds every model, so the largest `min` of a project counts."""
-    max: _Count = 0
-    """Most replicas; 0 means `min`."""
-    schedule: tuple[str, ...] = ()
-    """Times at which more are wanted."""
-
-
 class LogSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[models.NAME.serve.log]`: what the prediction log keeps of a model's requests and answers."""
 
@@ -89,6 +79,9 @@ class ServeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     objective_ms: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """Latency to hold, in milliseconds; 0 means that of `[serve]`."""
+    model: str = ""
+    """A class of your own that answers, as `module:Class` or `file.py:Class`, or a model's file, where no version in
+    the repository is to; empty: the repository's."""
     replicas: ReplicaCount = ReplicaCount()
     cache: str = ""
     """Memory for cached answers, such as `64MiB`; empty: none are cached. Models share what they ask for together."""
@@ -309,8 +302,12 @@ class ControlSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: _Port = 8080
     """Port of the control API; 0 lets the kernel choose."""
     keys: tuple[Annotated[str, msgspec.Meta(min_length=16)], ...] = ()
-    """Keys that may use the control API, each at least 16 characters; better given as RUNG_CONTROL_KEY.
-    Without one only this machine can reach it."""
+    """Keys of admins, each at least 16 characters; better given as RUNG_CONTROL_KEY, or made by `rung keys create`.
+    Without any only this machine can reach the control API."""
+    tls_certificate: str = ""
+    """PEM file of the control API's certificate with its chain; empty: that of `[serve]`, if there is one."""
+    tls_key: str = ""
+    """PEM file of its private key; empty: it is in the file of the certificate."""
     threads: _AtLeastOne = 8
     """Calls of the control API worked on at once."""
     tick_seconds: _Seconds = 1.0
@@ -337,13 +334,32 @@ class ProjectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     serve: ServeSettings = ServeSettings()
     control: ControlSettings = ControlSettings()
     workers: WorkerSettings = WorkerSettings()
+    front: FrontSection = FrontSection()
     alerts: AlertsSection = AlertsSection()
     models: dict[str, ModelSettings] = {}
 
     @property
     def replicas(self) -> int:
-        """Replicas that always run."""
+        """Replicas that run to begin with: at least one, which knows when it is not needed."""
+        return self.least_replicas or 1
+
+    @property
+    def least_replicas(self) -> int:
+        """Replicas that always run; 0 where the last one may go."""
         return max((model.serve.replicas.min for model in self.models.values()), default=1)
+
+    @property
+    def most_replicas(self) -> int:
+        """Replicas that may run."""
+        return max((model.serve.replicas.most for model in self.models.values()), default=1)
+
+    @property
+    def control_certificate(self) -> tuple[str, str]:
+        """Files of certificate and key of the control API; empty where it is not encrypted."""
+        own, serve = self.control, self.serve
+        if own.tls_certificate or own.tls_key:
+            return own.tls_certificate, own.tls_key
+        return serve.tls_certificate, serve.tls_key
 
     @property
     def serving(self) -> ServeSettings:

@@ -119,7 +119,15 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ask (a loopback `host`), and where `model_store` is set."""
     arm_header: Literal["auto", "on", "off"] = "auto"
     """Whether a request may pick its arm of a release by the header `rung-arm`, as testers do. `auto` allows it
-    where only this machine can ask."""
+    where only this machine can ask; where keys are asked for, to operators."""
+    key_store: str = ".rung/access"
+    """Where the keys of callers lie: a folder, or `s3://bucket/prefix` that several machines share."""
+    require_key: bool = False
+    """Ask for a key also before there is one for callers; else the first one closes the door to who has none."""
+    tls_certificate: str = ""
+    """PEM file of the certificate with its chain, read again when it changes; empty: nothing is encrypted."""
+    tls_key: str = ""
+    """PEM file of its private key; empty: it is in the file of the certificate."""
     model_store: str = ""
     """Folder or URL below which models may be added over the wire; empty refuses that."""
     health_route: str = ""

@@ -20,6 +20,8 @@ from rung.jobs.queue import JobStore
 from rung.loop import requests
 from rung.loop.retrainer import Retrainer
 from rung.settings.project import ModelSettings
+from rung.store.access import KeyStore
+from rung.store.audit import AuditLog
 from rung.store.blobs import DiskStore
 from rung.store.database import open_database
 from rung.testing.models import tiny
@@ -48,6 +50,8 @@ def services(tmp_path: Path) -> Iterator[Services]:
             ),
             retrainer=Retrainer(jobs, repository, data, {"tiny": ModelSettings(train="model:train")}),
             retrainings=lambda model: requests.retrainings(data, model),
+            keys=KeyStore(DiskStore(tmp_path / "access")),
+            audit=AuditLog(tmp_path / "audit"),
         )
 
 
@@ -70,7 +74,7 @@ def open_api() -> Iterator[Open]:
         thread = threading.Thread(target=run)
         thread.start()
         assert ready.wait(20)
-        client = httpx2.Client(base_url=f"http://127.0.0.1:{port}")
+        client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
 
         def end() -> None:
             client.close()

@@ -90,3 +90,18 @@ def test_no_verb_is_routed_twice():
 def test_no_path_breaks_it(path):
     with suppress(RungError):
         go("POST", "/models/" + path)
+
+
+def test_a_refusal_that_is_given_again_and_again_does_not_grow():
+    head = Head("GET", "/nowhere", "", {})
+    Router([]).resolve(head, "/nowhere")
+    depths = []
+    for _ in range(3):
+        try:
+            head.endpoint(head, b"", Call()).send(None)
+        except NotFound as error:
+            place, depth = error.__traceback__, 0
+            while place is not None:
+                place, depth = place.tb_next, depth + 1
+            depths.append(depth)
+    assert depths == [2, 2, 2]

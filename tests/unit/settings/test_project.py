@@ -1,5 +1,6 @@
 from rung.settings import ProjectSettings, ServeSettings
-from rung.settings.project import ModelSettings, ProjectSection, ReplicaCount, ServeSection
+from rung.settings.project import ModelSettings, ProjectSection, ServeSection
+from rung.settings.scaling import ReplicaCount
 
 
 def test_a_project_needs_one_replica_and_as_many_as_its_most_wanted_model():

@@ -40,6 +40,13 @@ def serve(
     log: Annotated[
         str | None, typer.Option(help="Folder for the prediction log; gives answers an id and takes feedback.")
     ] = None,
+    tls_certificate: Annotated[
+        str | None, typer.Option(metavar="FILE", help="PEM file of a certificate: the connection is encrypted.")
+    ] = None,
+    tls_key: Annotated[str | None, typer.Option(metavar="FILE", help="PEM file of its key.  [the same file]")] = None,
+    require_key: Annotated[
+        bool | None, typer.Option("--require-key", help="Ask callers for a key also before there is one.")
+    ] = None,
     lanes: Annotated[int | None, typer.Option(help="Model calls at once.  [one per core]")] = None,
     threads: Annotated[int | None, typer.Option(help="Cores that a lone call may use.  [all]")] = None,
     server_name: Annotated[str | None, typer.Option(help="Name in server metadata: rung or triton.")] = None,
@@ -60,6 +67,9 @@ def serve(
         "coalesce": coalesce,
         "cache": cache,
         "log": log,
+        "tls_certificate": tls_certificate,
+        "tls_key": tls_key,
+        "require_key": require_key,
         "lanes": lanes,
         "threads": threads,
         "server_name": server_name,

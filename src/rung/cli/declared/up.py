@@ -1,4 +1,4 @@
-"""`rung up`, `down`, `ps`."""
+"""`rung up`, `down`, `ps`, `scale`, `restart`."""
 
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")
 
 def add(app: typer.Typer) -> None:
     """Declare the commands."""
-    for command in (up, down, ps):
+    for command in (up, down, ps, scale, restart):
         app.command()(command)
 
 
@@ -51,3 +51,30 @@ def ps(as_json: AsJson = False) -> None:
     from rung.cli.ps import ps as run
 
     run(as_json=as_json)
+
+
+Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for it; it goes on after them.")]
+By = Annotated[str, typer.Option(help="Who says so, for the log.  [the user]")]
+
+
+def scale(
+    replicas: Annotated[
+        str, typer.Argument(metavar="N|auto", help="How many replicas answer from now on; auto leaves it to the rules.")
+    ],
+    by: By = "",
+    wait: Wait = 120.0,
+) -> None:
+    """Start or end replicas of the project in this folder, whatever its rules say, until `auto`."""
+    from rung.cli.scale import scale as run
+    from rung.fleet.orders import MOST
+
+    if replicas != "auto" and not (replicas.isascii() and replicas.isdigit() and 1 <= int(replicas) <= MOST):
+        raise typer.BadParameter(f"{replicas!r} is neither a number from 1 to {MOST} nor auto")
+    run(None if replicas == "auto" else int(replicas), by, wait)
+
+
+def restart(by: By = "", wait: Wait = 600.0) -> None:
+    """Replace the replicas of the project in this folder one by one; each new one answers before an old one goes."""
+    from rung.cli.scale import restart as run
+
+    run(by, wait)

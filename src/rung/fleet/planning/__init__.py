@@ -1,0 +1,1 @@
+"""A fleet on paper: what a load would take."""

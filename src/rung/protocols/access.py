@@ -1,0 +1,224 @@
+"""Who may call the data port, and how often.
+
+A guard looks at a head when it is parsed, not when it comes again: heads are remembered, and one head has one key. What
+is left for each request is whether the key is still good, and its limits. Where no key is asked for, nothing is left.
+"""
+
+from collections.abc import Callable, Coroutine, Mapping
+from math import ceil, inf
+from time import monotonic, time
+from typing import Any
+
+from rung.domain.access import ANY, Bucket, Key, Needs, Ring, allows, in_scope, permit, read_bearer
+from rung.domain.errors import Forbidden, NotReady, Overloaded, RungError, Unauthenticated
+from rung.domain.predictions import Call
+from rung.protocols.compression import decompress
+from rung.protocols.exchange import Endpoint, Head, Reply
+
+__all__ = ["Grant", "Guard", "check_model"]
+
+_ARM = b"rung-arm"
+_DAY = 86_400.0
+
+
+class Grant:
+    """A key in this process: what it has used, and what is left of its limits."""
+
+    __slots__ = ("bucket", "calls", "key", "left", "limited", "over", "renewed", "today", "why")
+
+    def __init__(self, key: Key, renewed: float) -> None:
+        self.key = key
+        self.why = ""
+        """Why it is good no more; empty while it is."""
+        self.limited = bool(key.rate or key.quota)
+        self.bucket = Bucket(key.rate, key.at_once) if key.rate else None
+        self.calls = 0
+        """Requests let through since the start."""
+        self.today = 0
+        """Of these, those of today; counted where there is a limit."""
+        self.over = 0
+        """Requests refused for being too many."""
+        self.left: float = key.quota or inf
+        """Of today's quota."""
+        self.renewed = renewed
+        """When the next day begins, on the monotonic clock."""
+
+    def admit(self, call: Call) -> None:
+        """Let a request through.
+
+        Raises:
+            Unauthenticated: the key has ended.
+            Overloaded: the caller is over its rate or its quota.
+        """
+        if self.why:
+            raise Unauthenticated(self.why)
+        if self.limited:
+            self._deduct(call)
+        self.calls += 1
+
+    def _deduct(self, call: Call) -> None:
+        if self.left <= 0.0:
+            self.over += 1
+            raise Overloaded(
+                f"the key {self.key.name!r} has used up its {self.key.quota} requests of today (UTC)",
+                retry_after=max(self.renewed - call.arrived, 1.0),
+            )
+        if self.bucket is not None and (wait := self.bucket.take(call.arrived)):
+            self.over += 1
+            raise Overloaded(
+                f"the key {self.key.name!r} is over its {self.key.rate:g} requests a second", retry_after=wait
+            )
+        self.left -= 1.0
+        self.today += 1
+
+
+class Guard:
+    """The keys of a data port, as they were last read.
+
+    Guarantees:
+        1. From `wait` on nothing that takes a key is answered until the keys have been read.
+        2. A request whose head came before its key ended is refused if it is whole only afterwards.
+        3. What a key has used stays used when keys come and go.
+    """
+
+    def __init__(self, *, required: bool = False, any_arm: bool = False, max_body: int = 64 << 20) -> None:
+        self.active = required
+        """Whether a key is asked for. Where not, no head is looked at."""
+        self.on_change: Callable[[], object] = _nothing
+        """Called when what was worked out for a head may be different now."""
+        self.grants: dict[str, Grant] = {}
+        """Id of a key -> what it has used here."""
+        self.unread = ""
+        """Why no key can be told from another yet; empty where that can be."""
+        self._required = required
+        self._any_arm = any_arm
+        self._max_body = max_body
+        self._ring = Ring()
+        self._ended: frozenset[str] = frozenset()
+        self._replicas = 1
+        self._day = -1
+        self._before: tuple[int, Mapping[str, int]] = (-1, {})
+        self._elsewhere: Mapping[str, int] = {}
+
+    def wait(self) -> None:
+        """Answer nobody who needs a key until there are keys to go by."""
+        self.active, self.unread = True, "the keys have not been read yet"
+        self.on_change()
+
+    def use(self, ring: Ring, replicas: int = 1) -> None:
+        """Go by these keys from now on; each gets its share of its rate, as one of so many replicas."""
+        now = time()
+        ended = frozenset(key.id for key in ring.keys.values() if ring.why_not(key, now))
+        changed = ring is not self._ring or ended != self._ended or bool(self.unread)
+        self._ring, self._ended, self.unread = ring, ended, ""
+        self._renew(now)
+        for grant in self.grants.values():
+            grant.why = ring.why_not(grant.key, now)
+        if replicas != self._replicas:
+            self._replicas = replicas
+            for grant in self.grants.values():
+                self._pace(grant)
+        if changed:
+            self.active = self._required or ring.guards_data
+            self.on_change()
+
+    def resume(self, day: int, requests: Mapping[str, int]) -> None:
+        """What this replica had let through on that day before it was started again."""
+        self._before = (day, requests)
+
+    def today(self) -> tuple[int, dict[str, int]]:
+        """The day (since the epoch, UTC), and what has been let through on it, of keys with a quota."""
+        day, before = self._before
+        used = dict(before) if day == self._day else {}
+        return self._day, used | {key: grant.today for key, grant in self.grants.items() if grant.key.quota}
+
+    def share(self, elsewhere: Mapping[str, int]) -> None:
+        """Count what other replicas have let through today."""
+        self._elsewhere = elsewhere
+        for grant in self.grants.values():
+            self._deduct(grant)
+
+    def look_at(self, head: Head, needs: Needs) -> None:
+        """Put what a head may do in place of where it goes; heads that take no key stay as they are."""
+        if needs == "open":
+            return
+        try:
+            head.endpoint = self._guarded(head, self._grant(head), needs)
+        except RungError as error:
+            head.refused = error
+            head.endpoint = _refused(error)
+        # Nothing is unpacked for somebody who has no right to it.
+        head.coding = b""
+
+    def _grant(self, head: Head) -> Grant:
+        if self.unread:
+            raise NotReady(self.unread)
+        key = self._ring.find(read_bearer(head.headers), time())
+        grant = self.grants.get(key.id)
+        if grant is None:
+            now = time()
+            grant = self.grants[key.id] = Grant(key, monotonic() + _DAY - now % _DAY)
+            if self._before[0] == self._day:
+                grant.today = self._before[1].get(key.id, 0)
+            self._pace(grant)
+            self._deduct(grant)
+        return grant
+
+    def _guarded(self, head: Head, grant: Grant, needs: Needs) -> Endpoint:
+        key = grant.key
+        permit(key, needs, head.params.get("model"))
+        tester = allows(key.role, "operator")
+        if _ARM in head.headers and not (tester or self._any_arm):
+            raise Forbidden(f"rung-arm takes the role operator, and the key {key.name!r} has the role {key.role}")
+        inner, coding, most = head.endpoint, head.coding, self._max_body
+        scope = () if key.models == ANY else key.models
+        admit = grant.admit
+
+        # No coroutine of its own: that would cost more than the rest of this.
+        def endpoint(head: Head, body: bytes, call: Call) -> Coroutine[Any, Any, Reply]:
+            admit(call)
+            call.caller, call.scope, call.tester = key.id, scope, tester
+            if coding and coding != b"identity":
+                body = call.body = decompress(body, coding, most)
+            return inner(head, body, call)
+
+        return endpoint
+
+    def _pace(self, grant: Grant) -> None:
+        if grant.bucket is not None:
+            grant.bucket.pace(grant.key.rate / self._replicas, ceil(grant.key.at_once / self._replicas))
+
+    def _deduct(self, grant: Grant) -> None:
+        if grant.key.quota:
+            grant.left = grant.key.quota - grant.today - self._elsewhere.get(grant.key.id, 0)
+
+    def _renew(self, now: float) -> None:
+        day = int(now // _DAY)
+        if day == self._day:
+            return
+        self._day, self._elsewhere = day, {}
+        for grant in self.grants.values():
+            grant.today, grant.renewed = 0, monotonic() + _DAY - now % _DAY
+            self._deduct(grant)
+
+
+def check_model(call: Call, model: str) -> None:
+    """Refuse a model that the caller's key is not for; for doors whose path does not name the model.
+
+    Raises:
+        Forbidden: it is not.
+    """
+    if call.scope and not in_scope(call.scope, model):
+        raise Forbidden(f"this key is not for the model {model!r:.80}: it is for {', '.join(call.scope)}")
+
+
+def _refused(error: RungError) -> Endpoint:
+    async def endpoint(head: Head, body: bytes, call: Call) -> Reply:
+        # Raised again and again, it would remember every place that it came through.
+        raise error.with_traceback(None)
+
+    return endpoint
+
+
+def _nothing() -> None:
+    pass

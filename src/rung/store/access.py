@@ -1,0 +1,161 @@
+"""Keys where every process of a project finds them: create-only files, without a database.
+
+    keys/ID.json       a `Key`: who, what for, and the digest of the secret
+    revoked/ID.json    a `Revocation`
+    spent/NAME.json    what one replica has let through today, of keys with a quota
+
+A key is never changed or removed, so a look at the names says what is new. On a disk or in a bucket alike.
+"""
+
+import secrets
+from collections.abc import Iterable, Mapping
+from threading import Lock
+from typing import TypedDict, Unpack
+
+import msgspec
+
+from rung.domain.access import ID_BYTES, SECRET_BYTES, Key, Revocation, Ring, Role, write_token
+from rung.domain.errors import Conflict, InvalidInput, NotFound
+from rung.ports import BlobStore
+
+__all__ = ["KeyStore", "Spent"]
+
+_KEYS, _REVOKED, _SPENT = "keys", "revoked", "spent"
+_encode = msgspec.json.Encoder(order="sorted").encode
+
+
+class _Terms(TypedDict, total=False):
+    """What a key is for; as the fields of `Key`, with the same defaults."""
+
+    role: Role
+    models: tuple[str, ...]
+    expires: float
+    rate: float
+    burst: int
+    quota: int
+
+
+class Spent(msgspec.Struct):
+    """What one replica has let through on one day."""
+
+    day: int
+    """Days since the epoch, UTC."""
+    requests: dict[str, int] = {}
+    """Id of a key -> requests."""
+
+
+class KeyStore:
+    """The keys of a project. `static` are those out of its settings."""
+
+    def __init__(self, store: BlobStore, static: Iterable[str] = ()) -> None:
+        self._store = store
+        self._static = tuple(static)
+        self._lock = Lock()
+        self._read: dict[str, Key | Revocation | str] = {}
+        """What was read before: files do not change. A text says what is wrong with one."""
+        self._ring: Ring | None = None
+        self._others: dict[str, tuple[str, Spent]] = {}
+        """Another replica's file -> its tag, and what it said."""
+
+    def create(
+        self,
+        name: str,
+        *,
+        at: float,
+        by: str,
+        **terms: Unpack[_Terms],
+    ) -> tuple[str, Key]:
+        """Make a key: its text, which is kept nowhere, and what is kept.
+
+        Raises:
+            InvalidInput: the fields do not make sense.
+            Conflict: a key of this name is in force.
+        """
+        taken = [key for key in self.ring().keys.values() if key.name == name and not self.ring().why_not(key, at)]
+        if taken:
+            raise Conflict(f"there is a key {name!r} ({taken[0].id}) already: revoke it first, or take another name")
+        token, key_id, digest = write_token(secrets.token_bytes(ID_BYTES), secrets.token_bytes(SECRET_BYTES))
+        key = Key(id=key_id, digest=digest, name=name, created=at, by=by, **terms).checked()
+        self._store.put(f"{_KEYS}/{key.id}.json", _encode(key), create=True)
+        return token, key
+
+    def revoke(self, name: str, *, at: float, by: str, reason: str = "") -> Key:
+        """End a key, named by its id or its name. Of one that has ended already, it stays as it was.
+
+        Raises:
+            NotFound: there is no such key.
+        """
+        ring = self.ring()
+        named = [key for key in ring.keys.values() if key.name == name]
+        # Of one name only one is in force, and it is the last.
+        key = ring.keys.get(name) or max(named, key=lambda one: (one.id not in ring.revoked, one.created), default=None)
+        if key is None:
+            raise NotFound(f"there is no key {name!r:.80}: `rung keys list` shows them")
+        try:
+            revocation = Revocation(id=key.id, at=at, by=by, reason=reason)
+            self._store.put(f"{_REVOKED}/{key.id}.json", _encode(revocation), create=True)
+        except Conflict:
+            pass
+        return key
+
+    def ring(self) -> Ring:
+        """All keys as they are now. The same object as long as nothing has changed.
+
+        Raises:
+            NotReady, ConfigurationError, OSError: the store cannot be read.
+        """
+        with self._lock:
+            names = [blob.key for folder in (_KEYS, _REVOKED) for blob in self._store.list(folder)]
+            fresh = [name for name in names if name not in self._read]
+            if fresh or len(names) != len(self._read) or self._ring is None:
+                self._read = {name: self._read.get(name) or self._load(name) for name in names}
+                found = self._read.values()
+                self._ring = Ring(
+                    (one for one in found if isinstance(one, Key)),
+                    (one for one in found if isinstance(one, Revocation)),
+                    unreadable=(one for one in found if isinstance(one, str)),
+                    static=self._static,
+                )
+            return self._ring
+
+    def _load(self, name: str) -> Key | Revocation | str:
+        folder, _, rest = name.partition("/")
+        key_id = rest.removesuffix(".json")
+        try:
+            if folder == _REVOKED:
+                found = msgspec.json.decode(self._store.get(name), type=Revocation)
+                return msgspec.structs.replace(found, id=key_id)
+            key = msgspec.json.decode(self._store.get(name), type=Key).checked()
+        except (msgspec.MsgspecError, UnicodeDecodeError, InvalidInput, NotFound) as error:
+            # The name alone ends a key.
+            return Revocation(id=key_id, at=0.0) if folder == _REVOKED else f"{name} holds no key: {error}"
+        return key if key.id == key_id else f"{name} says that it is {key.id!r:.40}"
+
+    # --- quotas -------------------------------------------------------------------------------
+
+    def spend(self, replica: str, day: int, mine: Mapping[str, int] | None) -> dict[str, int]:
+        """Write what this replica has let through (None: nothing new), and sum up what the others have."""
+        own = f"{_SPENT}/{replica}.json"
+        if mine is not None:
+            self._store.put(own, _encode(Spent(day, dict(mine))))
+        total: dict[str, int] = {}
+        for blob in self._store.list(_SPENT):
+            if blob.key == own:
+                continue
+            known = self._others.get(blob.key)
+            if known is None or known[0] != blob.tag:
+                known = self._others[blob.key] = (blob.tag, self._spent(blob.key))
+            if known[1].day == day:
+                for key, count in known[1].requests.items():
+                    total[key] = total.get(key, 0) + count
+        return total
+
+    def spent(self, replica: str) -> Spent:
+        """What this replica wrote last, before it was started again."""
+        return self._spent(f"{_SPENT}/{replica}.json")
+
+    def _spent(self, name: str) -> Spent:
+        try:
+            return msgspec.json.decode(self._store.get(name), type=Spent)
+        except (NotFound, msgspec.MsgspecError, UnicodeDecodeError):
+            return Spent(0)

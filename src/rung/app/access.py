@@ -71,7 +71,9 @@ class Following:
         guard = self._guard
         try:
             ring = await in_background(self._keys.ring)
-            guard.use(ring, await in_background(self._replicas))
+            # Only a rate is shared out: without one nobody has to be counted.
+            rated = any(key.rate for key in ring.keys.values())
+            guard.use(ring, await in_background(self._replicas) if rated else 1)
             if any(key.quota for key in ring.keys.values()):
                 day, used = guard.today()
                 fresh = used if used != self._written else None

@@ -19,7 +19,7 @@ CLIENTS := -c tests/clients/pytest.ini --confcutdir tests/clients tests/clients
 help:  ## Say what can be made
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-demo: .venv/train.done  ## The whole loop on real images: train, serve, notice drift, train anew, release, take back
+demo: .venv/train.done .venv/fleet.done  ## The whole loop on real images: train, serve, notice drift, train anew, release, take back
 	$(BIN)/python examples/nuclei/story.py $(DEMO_ARGS)
 
 test: .venv/dev.done .venv/frameworks.done  ## Every test but the long ones

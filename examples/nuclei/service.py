@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-__all__ = ["Load", "Server", "ServiceError", "infer", "load", "predict"]
+__all__ = ["Load", "Server", "ServiceError", "get", "infer", "load", "predict"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -116,6 +116,26 @@ def _post(connection: http.client.HTTPConnection, path: str, body: bytes, header
     if response.status != 200:
         raise ServiceError(f"{path} answered {response.status}: {answer[:500].decode(errors='replace')}")
     return response.headers, answer
+
+
+def get(url: str, path: str) -> Any:
+    """Return the JSON that a `GET` is answered with.
+
+    Raises:
+        ServiceError: nobody answers, or not with 200.
+    """
+    connection = _connect(url)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        answer = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise ServiceError(f"{url}{path} does not answer: {error}") from error
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise ServiceError(f"{path} answered {response.status}: {answer[:500].decode(errors='replace')}")
+    return json.loads(answer)
 
 
 def predict(url: str, model: str, images: Sequence[bytes], accept: str = "image/png") -> list[bytes]:

@@ -5,7 +5,8 @@
 A model is trained on fluorescence and served. Users come; then a new lab sends stained tissue, which the model has
 never seen, and puts its masks right. Nobody touches anything: the drift is noticed, a new version is trained on the
 corrected masks, compared with the old one, and released step by step. Then somebody releases a version that was
-trained on the wrong slides, past the gate, and its guard takes it back.
+trained on the wrong slides, past the gate, and its guard takes it back. At last more users come than ever at once:
+replicas are added, one is killed, and they go again.
 
 Ends with 0 when all of that happened, fluorescence is still answered with a mean IoU of 0.75, stained tissue with 0.65,
 and no request failed. The tiles that users send are cut from few slides, flipped and turned, and each counts as a unit:
@@ -16,10 +17,11 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,20 +31,37 @@ sys.path.insert(0, str(HERE))
 
 import numpy as np  # noqa: E402
 from dataset import BESIDE_THE_REPOSITORY, DataError, Dataset, find  # noqa: E402
+from replicas import Replicas  # noqa: E402
 from rich.console import Console  # noqa: E402
-from service import ServiceError, predict  # noqa: E402
+from service import ServiceError, get, predict  # noqa: E402
 from timeline import Mark, draw  # noqa: E402
-from users import Users, cut  # noqa: E402
+from users import Tile, Users, cut  # noqa: E402
 
 __all__ = ["main"]
 
 NAME, HOME, AWAY = "nuclei", "fluo_256", "stained_256x320"
 FILES = ("model.py", "dataset.py", "checksums.csv")
 GOALS = {HOME: 0.75, AWAY: 0.65}
+MOST = 3
+"""Replicas, by loop.toml."""
 QUICK, SLOW = 0.15, 3.0
 """Seconds between two requests of one of two users."""
+CROWD = 12
+"""Users more, in the spike."""
 PATIENCE = 400.0
 """Seconds that anything of the story may take."""
+QUICKER = {
+    "epochs = 10": "epochs = 3",
+    "units = [50]": "units = [25]",
+    "seconds = [3]": "seconds = [1]",
+    "tolerance = 0.1 }": "tolerance = 0.2 }",
+    "window = 60": "window = 40",
+    "watch = 5": "watch = 3",
+    "least = 210": "least = 80",
+    "requests:130": "requests:60",
+    "down_seconds = 6": "down_seconds = 3",
+}
+"""What `--quick` changes in loop.toml: smaller windows, shorter waits, less training. No step is left out."""
 
 
 class Story:
@@ -51,6 +70,7 @@ class Story:
     def __init__(self, options: argparse.Namespace, console: Console) -> None:
         self.console = console
         self.quick: bool = options.quick
+        self.pause = QUICK / 3 if options.quick else QUICK
         self.out: Path = options.out
         self.project = options.out / "project"
         self.begun = time.time()
@@ -60,6 +80,8 @@ class Story:
         """Version -> kind of picture -> mean IoU on its test pictures."""
         self.data: Dataset
         self.environment: dict[str, str]
+        self.control = ""
+        """URL of the control API, while the project is up."""
 
     def say(self, text: str, mark: str = "") -> None:
         """Print a line with the time; `mark` is its name in the picture."""
@@ -84,9 +106,13 @@ class Story:
             raise ServiceError(f"rung {' '.join(words)} failed: {done.stderr.strip() or done.stdout.strip()[-2000:]}")
         return done.stdout
 
-    def asked(self, *arguments: object) -> Any:
-        """What a command says with `--json`."""
-        return json.loads(self.rung(*arguments, "--json"))
+    def retrainings(self) -> list[Any]:
+        """What `rung retrains` shows, without a process for each look: whoever trains needs the cores."""
+        return list(get(self.control, f"/models/{NAME}/retrainings"))
+
+    def last_move(self) -> Any:
+        """The last line of the ledger that `rung history` shows."""
+        return get(self.control, f"/models/{NAME}/releases")[-1]
 
     def until(self, holds: Callable[[], Any], what: str) -> Any:
         """Wait for something to be so."""
@@ -111,14 +137,17 @@ def prepare(story: Story, options: argparse.Namespace) -> None:
     story.project.mkdir(parents=True)
     for name in FILES:
         shutil.copyfile(HERE / name, story.project / name)
-    shutil.copyfile(HERE / "loop.toml", story.project / "rung.toml")
+    settings = (HERE / "loop.toml").read_text()
+    for whole, short in QUICKER.items() if story.quick else ():
+        assert whole in settings, whole
+        settings = settings.replace(whole, short)
+    (story.project / "rung.toml").write_text(settings)
     story.say(f"the pictures: {story.data.where}; the project: {os.path.relpath(story.project)}")
 
 
 def train_first(story: Story) -> None:
     """Act 1: one version, trained on fluorescence."""
-    epochs = ("--set", "epochs=5") if story.quick else ()
-    story.rung("train", NAME, *epochs, shown=True)
+    story.rung("train", NAME, shown=True)
     story.rung("release", NAME, 1, "--because", "the first", shown=True)
 
 
@@ -135,7 +164,9 @@ def running(story: Story) -> Iterator[str]:
         story.until(lambda: process.poll() is not None or _up(story, state), "rung up")
         if process.poll() is not None:
             raise ServiceError(f"rung up ended; {story.out / 'up.log'} says why")
-        yield str(json.loads(state.read_text())["url"])
+        there = json.loads(state.read_text())
+        story.control = str(there["control"])
+        yield str(there["url"])
     finally:
         process.terminate()
         process.wait(60)
@@ -170,13 +201,10 @@ def _bytes(content: bytes) -> Any:
     return io.BytesIO(content)
 
 
-def world_moves(story: Story, users: Users) -> None:
+def world_moves(story: Story, users: Users, tiles: Sequence[Tile]) -> None:
     """Act 2: the new lab's slides arrive."""
-    home = cut(story.data.select(HOME, "val"), 120, seed=1)
-    away = cut(story.data.select(AWAY, "train") + story.data.select(AWAY, "val"), 600, seed=2)
-    mixed = [home[number // 4 % len(home)] if number % 4 == 0 else away[number] for number in range(len(away))]
     story.say("a new lab sends stained tissue, three tiles of four, and corrects its masks", "stained slides arrive")
-    users.send(mixed)
+    users.send(tiles)
 
 
 def it_turns(story: Story, users: Users) -> None:
@@ -184,7 +212,7 @@ def it_turns(story: Story, users: Users) -> None:
     told: set[str] = set()
 
     def promoted() -> bool:
-        there = story.asked("retrains", NAME)
+        there = story.retrainings()
         if there:
             one = there[-1]
             if "request" not in told:
@@ -196,10 +224,10 @@ def it_turns(story: Story, users: Users) -> None:
                 if step not in told:
                     told.add(step)
                     story.say(f"{step}: [bold]{decision['outcome']}[/], {decision['why']}", _MARKS.get(step, ""))
-                    users.pause = SLOW if step in ("extract", "validate") else QUICK
+                    users.pause = SLOW if step in ("extract", "validate") else story.pause
                     if decision["outcome"] != "pass":
                         raise ServiceError(f"the retraining ended at {step}: {decision['why']}")
-        release = story.asked("history", NAME)[-1]
+        release = story.last_move()
         stage = f"epoch {release['epoch']}"
         if release["move"]["kind"] in ("advance", "promote") and stage not in told:
             told.add(stage)
@@ -217,60 +245,84 @@ _MARKS = {"train": "version 2 is trained", "gate": "it passes the gate", "releas
 def somebody_errs(story: Story, users: Users) -> None:
     """Act 4: the wrong slides, past the gate."""
     users.pause = SLOW
-    story.rung("train", NAME, "--set", "epochs=4", shown=True, NUCLEI_DOMAINS=AWAY)
+    story.rung("train", NAME, "--set", f"epochs={2 if story.quick else 4}", shown=True, NUCLEI_DOMAINS=AWAY)
     story.rung("release", NAME, 3, "--stages", "50,100", "--because", "looks fine to me", shown=True)
-    users.pause = QUICK
+    users.pause = story.pause
     story.marks.append(Mark(time.time(), "version 3 by hand"))
 
     def taken_back() -> Any:
-        last = story.asked("history", NAME)[-1]["move"]
+        last = story.last_move()["move"]
         return last if last["kind"] == "rollback" else None
 
     move = story.until(taken_back, "that version 3 is taken back")
     story.say(f"taken back by its guard: {move['reason']}", "taken back")
 
 
-def judge(story: Story, users: Users) -> None:
+def spike(story: Story, users: Users, replicas: Replicas) -> None:
+    """Act 5: more users than ever at once, and a replica that dies."""
+    story.say(f"{CROWD} users more at once", "a spike")
+    with users.crowd(CROWD):
+        story.until(lambda: replicas.answering() == MOST, f"that {MOST} replicas answer")
+        story.say(f"{MOST} replicas answer: {get(story.control, '/status')['why']}")
+        # On a machine with two cores they do not answer more a second than one: they make up for the one that dies.
+        story.say(f"{replicas.kill()} is killed", "one is killed")
+        seen, since = len(users.seen), len(replicas.counted)
+        story.until(lambda: len(users.seen) > seen + 100 or users.failed, "100 more answers")
+        story.until(lambda: MOST in [count for _, count in replicas.counted[since + 2 :]], "that it is started again")
+    story.say("the spike is over", "the spike is over")
+    story.until(lambda: replicas.answering() == 1, "that one replica is left")
+    story.say("one replica is left", "one is left")
+
+
+def judge(story: Story, users: Users, replicas: Replicas) -> None:
     """Whether it was the story that was promised."""
     if users.failed:
         story.problems.append(f"{len(users.failed)} requests failed, the first: {users.failed[0]}")
     for domain, goal in GOALS.items():
         if not story.quick and story.scores[2][domain] < goal:
             story.problems.append(f"the mean IoU on {domain} is {story.scores[2][domain]:.3f}, {goal} was promised")
-    picture = draw(users.seen, story.marks, {HOME: "fluorescence", AWAY: "stained tissue"}, story.out / "timeline.png")
+    kinds = {HOME: "fluorescence", AWAY: "stained tissue"}
+    picture = draw(users.seen, story.marks, kinds, replicas.counted, story.out / "timeline.png")
     results = {
         "iou": story.scores,
         "requests": len(users.seen),
         "failed": len(users.failed),
+        "put off": users.put_off,
+        "replicas": max(count for _, count in replicas.counted),
         "seconds": round(time.time() - story.begun, 1),
         "marks": [(round(mark.at - story.begun, 1), mark.name) for mark in story.marks],
         "problems": story.problems,
     }
     (story.out / "story.json").write_text(json.dumps(results, indent=2) + "\n")
     story.console.print(story.rung("history", NAME), soft_wrap=True, markup=False)
-    story.say(f"{len(users.seen)} requests, {len(users.failed)} failed; {results['seconds']} seconds in all")
+    put_off = f", {users.put_off} came again when told to" if users.put_off else ""
+    story.say(f"{len(users.seen)} requests, {len(users.failed)} failed{put_off}; {results['seconds']} seconds in all")
     story.say(f"picture {os.path.relpath(picture)}, figures {os.path.relpath(story.out / 'story.json')}")
 
 
 def play(story: Story, options: argparse.Namespace) -> None:
     """All acts."""
     prepare(story, options)
+    home = cut(story.data.select(HOME, "val"), 72, seed=0)
+    away = cut(story.data.select(AWAY, "train") + story.data.select(AWAY, "val"), 300, seed=2)
+    mixed = [home[number // 4 % len(home)] if number % 4 == 0 else tile for number, tile in enumerate(away)]
     train_first(story)
     with running(story) as url:
+        replicas = Replicas(lambda: get(story.control, "/status"))
         measure(story, url, 1)
-        users = Users(url, cut(story.data.select(HOME, "val"), 120, seed=0), masks=AWAY, pause=QUICK)
+        users = Users(url, home, masks=AWAY, pause=story.pause)
         try:
             story.say("users send fluorescence", "users come")
-            story.until(lambda: len(users.seen) > 60 or users.failed, "60 answers")
-            world_moves(story, users)
+            story.until(lambda: len(users.seen) > 40 or users.failed, "40 answers")
+            world_moves(story, users, mixed)
             it_turns(story, users)
             measure(story, url, 2)
             somebody_errs(story, users)
-            seen = len(users.seen)
-            story.until(lambda: len(users.seen) > seen + 80 or users.failed, "80 more answers")
+            spike(story, users, replicas)
         finally:
             users.end()
-        judge(story, users)
+            replicas.end()
+        judge(story, users, replicas)
 
 
 def main() -> int:
@@ -280,10 +332,12 @@ def main() -> int:
     parser.add_argument(
         "--out", type=Path, default=HERE / "out" / "story", help="folder for the project and the results"
     )
-    parser.add_argument("--quick", action="store_true", help="train less; the IoU is not judged")
+    parser.add_argument("--quick", action="store_true", help="smaller windows, less training; the IoU is not judged")
     console = Console(width=max(100, shutil.get_terminal_size((100, 24)).columns), highlight=False)
     options = parser.parse_args()
     story = Story(options, console)
+    # Whoever ends the story ends the project that it started, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         play(story, options)
     except KeyboardInterrupt:

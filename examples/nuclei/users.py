@@ -7,7 +7,8 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -18,6 +19,9 @@ from PIL import Image
 __all__ = ["Answer", "Tile", "Users", "cut"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+PATIENCE = 60.0
+"""Seconds for which somebody who is told to come again does."""
 
 
 class Tile(NamedTuple):
@@ -38,6 +42,8 @@ class Answer(NamedTuple):
     domain: str
     version: int
     iou: float
+    seconds: float
+    """From sending the tile first to having read its mask."""
 
 
 def cut(samples: Sequence[Sample], count: int, seed: int, side: int = 192) -> list[Tile]:
@@ -54,7 +60,7 @@ def cut(samples: Sequence[Sample], count: int, seed: int, side: int = 192) -> li
         turns, flip = int(draw.integers(4)), int(draw.integers(2))
         picture, truth = (np.rot90(one[inside], turns)[:, :: 1 - 2 * flip] for one in (pixels, sample.mask))
         buffer = io.BytesIO()
-        Image.fromarray(np.ascontiguousarray(picture)).save(buffer, "PNG")
+        Image.fromarray(np.ascontiguousarray(picture)).save(buffer, "PNG", compress_level=1)
         tiles.append(Tile(sample.domain, buffer.getvalue(), np.ascontiguousarray(truth)))
     return tiles
 
@@ -65,6 +71,7 @@ class Users:
     Attributes:
         seen: answers so far, in their order.
         failed: what went wrong, in words.
+        put_off: how often somebody was told to come again later (429), and did.
         pause: seconds that each waits before the next one comes.
     """
 
@@ -72,42 +79,63 @@ class Users:
         """`tiles` are sent in turn; those of the domain `masks` come back with their truth, the others with a score."""
         self.seen: list[Answer] = []
         self.failed: list[str] = []
+        self.put_off = 0
         self.pause = pause
         self._tiles, self._masks = tiles, masks
         self._parts = urlsplit(url)
         self._numbers = itertools.count()
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._live, daemon=True) for _ in range(threads)]
-        for thread in self._threads:
-            thread.start()
+        self._threads = self._come(threads, self._stop)
 
     def send(self, tiles: Sequence[Tile]) -> None:
         """From now on these are sent."""
         self._tiles = tiles
 
+    @contextmanager
+    def crowd(self, threads: int) -> Iterator[None]:
+        """So many more at a time, until the block ends."""
+        stop = threading.Event()
+        more = self._come(threads, stop)
+        try:
+            yield
+        finally:
+            _leave(more, stop)
+
     def end(self) -> None:
         """Let everybody finish."""
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(60)
+        _leave(self._threads, self._stop)
 
-    def _live(self) -> None:
+    def _come(self, threads: int, stop: threading.Event) -> list[threading.Thread]:
+        more = [threading.Thread(target=self._live, args=(stop,), daemon=True) for _ in range(threads)]
+        for thread in more:
+            thread.start()
+        return more
+
+    def _live(self, stop: threading.Event) -> None:
         connection = http.client.HTTPConnection(str(self._parts.hostname), self._parts.port, timeout=60)
-        while not self._stop.is_set():
+        while not stop.is_set():
             number, tiles = next(self._numbers), self._tiles
             try:
                 self._ask(connection, f"user-{number}", tiles[number % len(tiles)])
             except (OSError, http.client.HTTPException) as error:
                 self.failed.append(f"{type(error).__name__}: {error}")
                 connection.close()
-            self._stop.wait(self.pause)
+            stop.wait(self.pause)
         connection.close()
 
     def _ask(self, connection: http.client.HTTPConnection, unit: str, tile: Tile) -> None:
         headers = {"content-type": "image/png", "accept": "image/png", "rung-unit": unit}
-        connection.request("POST", "/predict/nuclei", tile.image, headers)
-        reply = connection.getresponse()
-        body = reply.read()
+        begun = time.perf_counter()
+        while True:
+            connection.request("POST", "/predict/nuclei", tile.image, headers)
+            reply = connection.getresponse()
+            body = reply.read()
+            later = reply.headers.get("retry-after")
+            if reply.status != 429 or later is None or time.perf_counter() - begun > PATIENCE:
+                break
+            self.put_off += 1
+            time.sleep(float(later))
+        seconds = time.perf_counter() - begun
         if reply.status != 200:
             self.failed.append(f"{reply.status}: {body[:200]!r}")
             return
@@ -115,7 +143,7 @@ class Users:
             said = np.asarray(mask) > 0
         truth = tile.truth > 0
         iou = float((said & truth).sum() / max(int((said | truth).sum()), 1))
-        self.seen.append(Answer(time.time(), tile.domain, int(reply.headers["rung-version"]), iou))
+        self.seen.append(Answer(time.time(), tile.domain, int(reply.headers["rung-version"]), iou, seconds))
         event = {"id": reply.headers["rung-prediction-id"], "source": "user"}
         self._tell(connection, {**event, "score": iou})
         if tile.domain == self._masks:
@@ -127,6 +155,12 @@ class Users:
         body = reply.read()
         if reply.status != 200:
             self.failed.append(f"feedback {reply.status}: {body[:200]!r}")
+
+
+def _leave(threads: Sequence[threading.Thread], stop: threading.Event) -> None:
+    stop.set()
+    for thread in threads:
+        thread.join(60)
 
 
 def _png(truth: Array) -> bytes:

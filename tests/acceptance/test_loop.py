@@ -1,4 +1,8 @@
-"""The loop on one machine: the world moves, labels come in, and by itself a better version gets to everybody."""
+"""The loop on one machine: the world moves, labels come in, and by itself a better version gets to everybody.
+
+The same on pictures, with a spike at the end, is the demo's story (test_nuclei_story.py); on rows it is short enough to be
+killed anywhere.
+"""
 
 import http.client
 import json
@@ -222,6 +226,7 @@ class Story:
         assert sum(old) / len(old) < 0.8 < 0.9 < sum(new) / len(new)
 
 
+@pytest.mark.nightly
 def test_drift_is_noticed_and_a_better_version_gets_to_everybody_and_a_bad_one_back(project):
     story = Story(project, 240)
     try:

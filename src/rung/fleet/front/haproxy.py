@@ -47,9 +47,9 @@ _OTHER_FILES = 400
 """Files of HAProxy that are no connection of a caller or to a replica: checks, its own sockets, some spare."""
 
 _ASKS = r"/predict/|/predictions/|/v2/models/.*/infer$|/v1/models/.*:(predict|classify|regress|explain)$|/invocations$"
-_MORE = r"/models/[^/]+/invoke$|/v2/repository/index$"
+_MORE = r"/models/[^/]+/invoke$|/v2/repository/index$|/feedback$"
 _REPEATABLE = re.compile(f"^({_ASKS}|{_MORE})")
-"""Paths whose POST changes nothing: asking twice is as asking once."""
+"""Paths whose POST may come twice: predictions change nothing, and an event of feedback is named by its content."""
 _READS = ("GET", "HEAD", "OPTIONS")
 
 _CHECKS = (

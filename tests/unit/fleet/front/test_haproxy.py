@@ -20,7 +20,6 @@ from rung.settings import ProjectSettings, ServeSettings
 from rung.settings.front import FrontSection
 
 CHANGES = {
-    "/feedback",
     "/models",
     "/v2/logging",
     "/v2/models/{model}/trace/setting",
@@ -170,17 +169,17 @@ def test_what_one_had_that_is_out_is_asked_again_unless_it_changes_something(hap
     ask, runtime = haproxy
     first, second = Backend("replica-1", tmp_path), Backend("replica-2", tmp_path)
     runtime.set_states([("replica-1", "ready")])
-    prediction, feedback = ask("/predict/m"), ask("/feedback")
-    assert {first.asked.get(timeout=30) for _ in range(2)} == {"/predict/m", "/feedback"}
+    paths = ("/predict/m", "/feedback", "/v2/logging")
+    prediction, feedback, change = (ask(path) for path in paths)
+    assert {first.asked.get(timeout=30) for _ in paths} == set(paths)
     runtime.set_states([("replica-2", "ready")])
     second.gate.set()
     first.end()  # the next look at its health fails
 
-    assert prediction.result() == 200
-    assert feedback.result() == 502
+    assert (prediction.result(), feedback.result(), change.result()) == (200, 200, 502)
     shares = {share.name: share for share in runtime.shares()}
     assert shares["replica-1"].state == "DOWN"
-    assert shares["replica-2"].requests == 1
+    assert shares["replica-2"].requests == 2
     # It is back, at the same place.
     (tmp_path / socket_of("replica-1")).unlink()
     again = Backend("replica-1", tmp_path)

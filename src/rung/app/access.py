@@ -4,12 +4,12 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from time import time
 from typing import Any
 
 import structlog
 
-from rung.domain.errors import ConfigurationError, RungError
+from rung.app.certificates import reread
+from rung.domain.errors import RungError
 from rung.fleet.roles import Setup
 from rung.fleet.state import read_state
 from rung.protocols.access import Guard
@@ -19,7 +19,7 @@ from rung.settings import ServeSettings
 from rung.store.access import KeyStore
 from rung.store.blobs import open_store
 
-__all__ = ["Following", "collect_keys", "follow", "open_certificate", "reread"]
+__all__ = ["Following", "collect_keys", "follow"]
 
 _EVERY = 1.0
 """Seconds between two looks; a key is refused everywhere within 5 after it was revoked."""
@@ -114,31 +114,6 @@ def follow(
         return Following(keys, guard, setup.name, _replicas_here, certificate)
     # The port tells processes of one folder apart, and stays the same when one is started again.
     return Following(keys, guard, f"serve-{settings.port or f'process-{os.getpid()}'}", lambda: 1, certificate)
-
-
-def open_certificate(certificate: str, key: str) -> Certificate | None:
-    """The certificate that settings name; None where they name none.
-
-    Raises:
-        ConfigurationError: it cannot be used, or a key is named alone.
-    """
-    if not certificate:
-        if key:
-            raise ConfigurationError("tls_key without tls_certificate: name the file of the certificate as well")
-        return None
-    found = Certificate(certificate, key)
-    found.open(time())
-    return found
-
-
-def reread(certificate: Certificate) -> None:
-    """Use the files of a certificate anew if they have changed; say so, or why not."""
-    log = structlog.get_logger("rung.access")
-    try:
-        if certificate.reload(time()):
-            log.info("the certificate was read again", action="certificate", expires=certificate.expires)
-    except ConfigurationError as error:
-        log.warning("the old certificate stays in use", action="certificate", reason=str(error))
 
 
 def collect_keys(guard: Guard) -> Iterator[Any]:

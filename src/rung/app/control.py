@@ -12,7 +12,7 @@ import structlog
 from rung.api import server
 from rung.api.application import create
 from rung.api.services import Services
-from rung.app.access import open_certificate, reread
+from rung.app.certificates import open_certificate, reread
 from rung.app.handlers import SUBMITTED
 from rung.domain.jobs import NewJob
 from rung.fleet import report

@@ -14,7 +14,8 @@ from typing import Any
 import structlog
 
 from rung import __version__
-from rung.app.access import Following, collect_keys, follow, open_certificate
+from rung.app.access import Following, collect_keys, follow
+from rung.app.certificates import open_certificate
 from rung.app.recording import open_log, policies_of
 from rung.domain.errors import OperatorError
 from rung.domain.records import ShadowRecord

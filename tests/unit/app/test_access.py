@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from rung.app.access import Following, open_certificate
+from rung.app.access import Following
 from rung.app.replica import Replica
 from rung.domain.access import allows
-from rung.domain.errors import ConfigurationError, NotReady
+from rung.domain.errors import NotReady
 from rung.protocols.access import Guard
 from rung.protocols.exchange import Head, Route
 from rung.settings import ServeSettings
@@ -135,9 +135,3 @@ async def test_a_revoked_key_is_refused_within_five_seconds(tmp_path):
         while status(guard, token) == "NoneType":
             await asyncio.sleep(0.01)
     await following.close()
-
-
-def test_a_key_of_a_certificate_goes_with_one():
-    assert open_certificate("", "") is None
-    with pytest.raises(ConfigurationError, match="tls_key without tls_certificate"):
-        open_certificate("", "server.key")

@@ -18,11 +18,13 @@ from rung.domain.jobs import NewJob
 from rung.fleet import report
 from rung.fleet.controller import RolloutController
 from rung.fleet.loop import ControlLoop, Part, PartHealth
+from rung.fleet.orders import send_order
 from rung.fleet.policy import Policy, read_policy
 from rung.fleet.ports import url
 from rung.fleet.roles import Ready, Scale, Setup, tell
 from rung.fleet.scaling.rules import read_policy as read_policy_of_replicas
 from rung.fleet.scaling.scaler import ReplicaScaler
+from rung.fleet.state import read_state
 from rung.fleet.status import observe
 from rung.jobs.queue import JobStore
 from rung.jobs.schedule import Schedule, check, tick
@@ -89,6 +91,8 @@ async def _serve(setup: Setup, jobs: JobStore, announce: Callable[[Ready], None]
         retrainings=lambda model: requests.retrainings(open_store(settings.project.data), model),
         keys=KeyStore(open_store(settings.serve.key_store), control.keys),
         audit=AuditLog(),
+        order=lambda order: send_order(Path(), order),
+        state=lambda: read_state(Path()),
     )
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -10,13 +10,14 @@ import structlog
 
 from rung.app.certificates import reread
 from rung.domain.errors import RungError
+from rung.domain.quotas import Others
 from rung.fleet.roles import Setup
 from rung.fleet.state import read_state
 from rung.protocols.access import Guard
 from rung.protocols.tls import Certificate
 from rung.serving.background import in_background
 from rung.settings import ServeSettings
-from rung.store.access import KeyStore
+from rung.store.access import KeyStore, Spent
 from rung.store.blobs import open_store
 
 __all__ = ["Following", "collect_keys", "follow"]
@@ -35,13 +36,16 @@ class Following:
         replica: str,
         replicas: Callable[[], int],
         certificate: Certificate | None = None,
+        sharers: int = 0,
     ) -> None:
         self._keys = keys
         self._certificate = certificate
         self._guard = guard
         self._replica = replica
         self._replicas = replicas
-        self._written: dict[str, int] = {}
+        self._written: Spent | None = None
+        self._sharers = sharers
+        """Other replicas that claim a part of a quota today; before the first look, those beside this one."""
         self._told = ""
         self._task: asyncio.Task[None] | None = None
         self._log = structlog.get_logger("rung.access")
@@ -54,11 +58,11 @@ class Following:
         self._task = asyncio.create_task(self._live())
 
     async def close(self) -> None:
-        """Look no more, and write what is left to write."""
+        """Look no more, and write what was used."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-            await self._look()
+            await self._leave()
 
     async def _live(self) -> None:
         while True:
@@ -71,20 +75,38 @@ class Following:
         guard = self._guard
         try:
             ring = await in_background(self._keys.ring)
-            # Only a rate is shared out: without one nobody has to be counted.
-            rated = any(key.rate for key in ring.keys.values())
-            guard.use(ring, await in_background(self._replicas) if rated else 1)
-            if any(key.quota for key in ring.keys.values()):
-                day, used = guard.today()
-                fresh = used if used != self._written else None
-                guard.share(await in_background(self._keys.spend, self._replica, day, fresh))
-                self._written = used
+            # Only a limit is shared out: without one nobody has to be counted.
+            limited = any(key.rate or key.quota for key in ring.keys.values())
+            replicas = await in_background(self._replicas) if limited else 1
+            guard.use(ring, replicas)
+            if guard.quotas:
+                await self._share(replicas)
         except (RungError, OSError) as error:
             if guard.unread:
                 guard.unread = f"the keys cannot be read: {error}"
             self._say(str(error))
         else:
             self._say("; ".join(ring.unreadable))
+
+    async def _share(self, replicas: int) -> None:
+        """Claim a part of each quota, beside what the others claim."""
+        said = Spent(*self._guard.propose(max(replicas, 1 + self._sharers)))
+        self._sharers, others = await in_background(self._spend, said)
+        self._guard.settle(others)
+
+    async def _leave(self) -> None:
+        """Let the others have what was claimed here and not used."""
+        if not self._guard.quotas:
+            return
+        try:
+            await in_background(self._spend, Spent(*self._guard.leave()))
+        except (RungError, OSError) as error:
+            self._say(str(error))
+
+    def _spend(self, said: Spent) -> tuple[int, dict[str, Others]]:
+        found = self._keys.spend(self._replica, None if said == self._written else said, said.day)
+        self._written = said  # only now: what could not be written has to be before it counts
+        return found
 
     def _resume(self) -> None:
         try:
@@ -111,7 +133,7 @@ def follow(
     """
     keys = KeyStore(open_store(settings.key_store), setup.settings.control.keys if setup is not None else ())
     if setup is not None:
-        return Following(keys, guard, setup.name, _replicas_here, certificate)
+        return Following(keys, guard, setup.name, _replicas_here, certificate, sharers=setup.replicas - 1)
     # The port tells processes of one folder apart, and stays the same when one is started again.
     return Following(keys, guard, f"serve-{settings.port or f'process-{os.getpid()}'}", lambda: 1, certificate)
 

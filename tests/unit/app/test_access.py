@@ -146,7 +146,8 @@ async def test_what_one_replica_does_not_use_another_gets(tmp_path):
     assert 88 <= passed <= 90
     # It ends and leaves the rest.
     await followers[1].close()
-    await followers[0]._look()
+    for _ in range(3):
+        await followers[0]._look()
     assert passed + use(guards[0], token, 100) == 90
     await followers[0].close()
 

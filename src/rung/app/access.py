@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -20,7 +20,10 @@ from rung.settings import ServeSettings
 from rung.store.access import KeyStore, Spent
 from rung.store.blobs import open_store
 
-__all__ = ["Following", "collect_keys", "follow"]
+if TYPE_CHECKING:
+    from rung.store.issuer import Issuer
+
+__all__ = ["Following", "collect_keys", "follow", "open_issuer"]
 
 _EVERY = 1.0
 """Seconds between two looks; a key is refused everywhere within 5 after it was revoked."""
@@ -37,8 +40,10 @@ class Following:
         replicas: Callable[[], int],
         certificate: Certificate | None = None,
         sharers: int = 0,
+        issuer: "Issuer | None" = None,
     ) -> None:
         self._keys = keys
+        self._issuer = issuer
         self._certificate = certificate
         self._guard = guard
         self._replica = replica
@@ -51,8 +56,14 @@ class Following:
         self._log = structlog.get_logger("rung.access")
 
     async def open(self) -> None:
-        """Look once, then go on looking. Raises nothing: until a look succeeds nobody is let in."""
+        """Look once, then go on looking. Until a look succeeds nobody is let in.
+
+        Raises:
+            MissingDependency: tokens are to be taken, and the extra `oidc` is not installed.
+        """
         self._guard.wait()
+        if self._issuer is not None:
+            await in_background(self._issuer.open)
         await in_background(self._resume)
         await self._look()
         self._task = asyncio.create_task(self._live())
@@ -63,6 +74,8 @@ class Following:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             await self._leave()
+        if self._issuer is not None:
+            self._issuer.close()
 
     async def _live(self) -> None:
         while True:
@@ -131,11 +144,24 @@ def follow(
     Raises:
         ConfigurationError: `key_store` names no store.
     """
-    keys = KeyStore(open_store(settings.key_store), setup.settings.control.keys if setup is not None else ())
+    issuer = open_issuer(settings)
+    static = setup.settings.control.keys if setup is not None else ()
+    keys = KeyStore(open_store(settings.key_store), static, issuer)
     if setup is not None:
-        return Following(keys, guard, setup.name, _replicas_here, certificate, sharers=setup.replicas - 1)
+        beside = setup.replicas - 1
+        return Following(keys, guard, setup.name, _replicas_here, certificate, sharers=beside, issuer=issuer)
     # The port tells processes of one folder apart, and stays the same when one is started again.
-    return Following(keys, guard, f"serve-{settings.port or f'process-{os.getpid()}'}", lambda: 1, certificate)
+    name = f"serve-{settings.port or f'process-{os.getpid()}'}"
+    return Following(keys, guard, name, lambda: 1, certificate, issuer=issuer)
+
+
+def open_issuer(settings: ServeSettings) -> "Issuer | None":
+    """The identity provider whose tokens are taken, to be opened; None where there is none."""
+    if not settings.oidc.issuer:
+        return None
+    from rung.store.issuer import Issuer
+
+    return Issuer(settings.oidc)
 
 
 def collect_keys(guard: Guard) -> Iterator[Any]:

@@ -9,7 +9,7 @@ from math import ceil
 from time import time
 from typing import Any
 
-from rung.domain.access import ANY, Bucket, Key, Needs, Ring, allows, in_scope, permit, read_bearer
+from rung.domain.access import ANY, VISITOR, Bucket, Key, Needs, Ring, allows, in_scope, permit, read_bearer
 from rung.domain.errors import Forbidden, NotReady, Overloaded, RungError, Unauthenticated
 from rung.domain.predictions import Call
 from rung.domain.quotas import Others, Quota
@@ -23,6 +23,8 @@ _DAY = 86_400.0
 _SHARED_AGAIN = 1.0
 """Seconds after which replicas have looked at each other's claims again."""
 _NOBODY = Others()
+_EVERYBODY = Key(id=VISITOR, digest="", name="oidc")
+"""Whoever comes with a token, in what is counted."""
 
 
 class Grant:
@@ -163,32 +165,35 @@ class Guard:
         if needs == "open":
             return
         try:
-            head.endpoint = self._guarded(head, self._grant(head), needs)
+            head.endpoint = self._guarded(head, *self._grant(head), needs)
         except RungError as error:
             head.refused = error
             head.endpoint = _refused(error)
         # Nothing is unpacked for somebody who has no right to it.
         head.coding = b""
 
-    def _grant(self, head: Head) -> Grant:
+    def _grant(self, head: Head) -> tuple[Key, Callable[[Call], None]]:
+        """Whose head this is, and what lets each of its requests through."""
         if self.unread:
             raise NotReady(self.unread)
         key = self._ring.find(read_bearer(head.headers), time())
+        if key.id.startswith(VISITOR):
+            # There may be any number of visitors: they are counted together.
+            grant = self.grants.get(VISITOR) or self.grants.setdefault(VISITOR, Grant(_EVERYBODY, None))
+            return key, _until(key.expires, grant.admit)
         grant = self.grants.get(key.id)
         if grant is None:
             grant = self.grants[key.id] = Grant(key, self._quotas.get(key.id))
             self._pace(grant)
-        return grant
+        return key, grant.admit
 
-    def _guarded(self, head: Head, grant: Grant, needs: Needs) -> Endpoint:
-        key = grant.key
+    def _guarded(self, head: Head, key: Key, admit: Callable[[Call], None], needs: Needs) -> Endpoint:
         permit(key, needs, head.params.get("model"))
         tester = allows(key.role, "operator")
         if _ARM in head.headers and not (tester or self._any_arm):
             raise Forbidden(f"rung-arm takes the role operator, and the key {key.name!r} has the role {key.role}")
         inner, coding, most = head.endpoint, head.coding, self._max_body
         scope = () if key.models == ANY else key.models
-        admit = grant.admit
 
         # No coroutine of its own: that would cost more than the rest of this.
         def endpoint(head: Head, body: bytes, call: Call) -> Coroutine[Any, Any, Reply]:
@@ -225,6 +230,17 @@ def check_model(call: Call, model: str) -> None:
     """
     if call.scope and not in_scope(call.scope, model):
         raise Forbidden(f"this key is not for the model {model!r:.80}: it is for {', '.join(call.scope)}")
+
+
+def _until(expires: float, admit: Callable[[Call], None]) -> Callable[[Call], None]:
+    """Let requests through until a token has expired: its head may be remembered for longer."""
+
+    def admitted(call: Call) -> None:
+        if time() >= expires:
+            raise Unauthenticated("this token has expired: get a new one")
+        admit(call)
+
+    return admitted
 
 
 def _refused(error: RungError) -> Endpoint:

@@ -10,7 +10,7 @@ A key is never changed or removed, so a look at the names says what is new. On a
 import secrets
 from collections.abc import Iterable
 from threading import Lock
-from typing import TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import msgspec
 
@@ -18,6 +18,9 @@ from rung.domain.access import ID_BYTES, SECRET_BYTES, Key, Revocation, Ring, Ro
 from rung.domain.errors import Conflict, InvalidInput, NotFound
 from rung.domain.quotas import Others
 from rung.ports import BlobStore
+
+if TYPE_CHECKING:
+    from rung.store.issuer import Issuer
 
 __all__ = ["KeyStore", "Spent"]
 
@@ -48,10 +51,16 @@ class Spent(msgspec.Struct):
 
 
 class KeyStore:
-    """The keys of a project. `static` are those out of its settings."""
+    """The keys of a project.
 
-    def __init__(self, store: BlobStore, static: Iterable[str] = ()) -> None:
+    `static` are those out of its settings. Of an `issuer`, which somebody else opens and closes, tokens are taken.
+    """
+
+    def __init__(self, store: BlobStore, static: Iterable[str] = (), issuer: "Issuer | None" = None) -> None:
         self._store = store
+        self._issuer = issuer
+        self._edition = -1
+        """Of the issuer's keys."""
         self._static = tuple(static)
         self._lock = Lock()
         self._read: dict[str, Key | Revocation | str] = {}
@@ -110,7 +119,10 @@ class KeyStore:
         with self._lock:
             names = [blob.key for folder in (_KEYS, _REVOKED) for blob in self._store.list(folder)]
             fresh = [name for name in names if name not in self._read]
-            if fresh or len(names) != len(self._read) or self._ring is None:
+            edition = self._issuer.edition if self._issuer is not None else -1
+            # A new ring has everything looked at again that was let in by the old one.
+            if fresh or len(names) != len(self._read) or self._ring is None or edition != self._edition:
+                self._edition = edition
                 self._read = {name: self._read.get(name) or self._load(name) for name in names}
                 found = self._read.values()
                 self._ring = Ring(
@@ -118,6 +130,7 @@ class KeyStore:
                     (one for one in found if isinstance(one, Revocation)),
                     unreadable=(one for one in found if isinstance(one, str)),
                     static=self._static,
+                    tokens=self._issuer.find if self._issuer is not None else None,
                 )
             return self._ring
 

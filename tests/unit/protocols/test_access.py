@@ -243,3 +243,37 @@ def test_nothing_is_unpacked_for_whoever_is_refused():
         door.ask(head, b"no gzip at all")
     with pytest.raises(Unauthenticated):
         door.ask(door.head(content_encoding="gzip"), b"no gzip at all")
+
+
+def test_who_comes_with_a_token_is_let_in_until_it_expires(monkeypatch):
+    visitors = {
+        "a.b.c": Key(id="oidc:1", digest="", name="ana", models=("m",), expires=1000.0),
+        "d.e.f": Key(id="oidc:2", digest="", name="ben", role="deployer", expires=2000.0),
+    }
+
+    def read(token: str, now: float) -> Key:
+        if token not in visitors:
+            raise Unauthenticated("this token's signature is not the issuer's")
+        return visitors[token]
+
+    monkeypatch.setattr("rung.protocols.access.time", lambda: 999.0)
+    door = Door(Ring(tokens=read))
+    head = door.head(token="a.b.c")
+    call = door.ask(head)
+    assert (call.caller, call.scope, call.tester) == ("oidc:1", ("m",), False)
+    assert door.ask(door.head("/load/n", "d.e.f")).caller == "oidc:2"
+    with pytest.raises(Forbidden, match="not for the model 'n'"):
+        door.ask(door.head("/predict/n", "a.b.c"))
+    for token in ("x.y.z", "", "no token"):
+        with pytest.raises(Unauthenticated):
+            door.ask(door.head(token=token))
+    # They are counted, all together.
+    assert {key: grant.calls for key, grant in door.guard.grants.items()} == {"oidc:": 2}
+
+    door.guard.use(Ring(tokens=read))
+    monkeypatch.setattr("rung.protocols.access.time", lambda: 1000.0)
+    with pytest.raises(Unauthenticated, match="has expired"):
+        door.ask(head)  # its head was remembered
+    door.guard.use(Ring([made()[1]]))
+    with pytest.raises(Unauthenticated, match="no longer taken here"):
+        door.guard.grants["oidc:"].admit(Call(0.0, {}, b""))

@@ -1,7 +1,7 @@
 """`make bench`: measure rung beside its peers. See README.md here for what each part does.
 
-usage: run.py [serving] [startup] [swap] [overload] [hot-path] [cache] [jobs] [formats] [front] [cores] [all] [--rounds N]
-              [--seconds S] [--only tiny,seg] [--servers rung,probe] [--quick]
+usage: run.py [serving] [startup] [swap] [overload] [hot-path] [cache] [jobs] [formats] [front] [cores] [all]
+              [--rounds N] [--seconds S] [--only tiny,seg] [--servers rung,probe] [--quick]
 """
 
 import argparse

@@ -49,6 +49,8 @@ class Following:
         self._replica = replica
         self._replicas = replicas
         self._written: Spent | None = None
+        self._resumed = False
+        """Whether it is known what this replica let through before it was started again."""
         self._sharers = sharers
         """Other replicas that claim a part of a quota today; before the first look, those beside this one."""
         self._told = ""
@@ -64,7 +66,6 @@ class Following:
         self._guard.wait()
         if self._issuer is not None:
             await in_background(self._issuer.open)
-        await in_background(self._resume)
         await self._look()
         self._task = asyncio.create_task(self._live())
 
@@ -88,6 +89,10 @@ class Following:
         guard = self._guard
         try:
             ring = await in_background(self._keys.ring)
+            if not self._resumed:
+                before = await in_background(self._keys.spent, self._replica)
+                guard.resume(before.day, before.requests)
+                self._resumed = True
             # Only a limit is shared out: without one nobody has to be counted.
             limited = any(key.rate or key.quota for key in ring.keys.values())
             replicas = await in_background(self._replicas) if limited else 1
@@ -120,13 +125,6 @@ class Following:
         found = self._keys.spend(self._replica, None if said == self._written else said, said.day)
         self._written = said  # only now: what could not be written has to be before it counts
         return found
-
-    def _resume(self) -> None:
-        try:
-            before = self._keys.spent(self._replica)
-        except (RungError, OSError):
-            return  # the first look says so
-        self._guard.resume(before.day, before.requests)
 
     def _say(self, wrong: str) -> None:
         """Log what is wrong, once."""

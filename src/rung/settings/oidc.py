@@ -8,9 +8,11 @@ import msgspec
 from rung.domain.access import Role
 from rung.domain.errors import ConfigurationError
 
-__all__ = ["Algorithm", "OidcSettings", "check_url"]
+__all__ = ["OidcSettings", "check_url"]
 
-Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519", "EdDSA"]
+_Algorithm = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519", "EdDSA"
+]
 """Signatures by which only the issuer can have made a token: none that a shared secret makes is here."""
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -22,7 +24,7 @@ class OidcSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """URL of the provider, as its tokens say it in `iss`; empty: only keys are taken."""
     audience: tuple[str, ...] = ()
     """What tokens for this project say in `aud`: one of these."""
-    algorithms: tuple[Algorithm, ...] = ("RS256", "ES256")
+    algorithms: tuple[_Algorithm, ...] = ("RS256", "ES256")
     """By which a token may be signed."""
     jwks: str = ""
     """URL of the provider's keys; empty: where `/.well-known/openid-configuration` says."""

@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -82,7 +83,7 @@ class Outcome:
     """Milliseconds."""
     replica_seconds: float
     most: int
-    measured: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, Any] = field(default_factory=dict)
     """What the paper may be told."""
     statuses: dict[str, int] = field(default_factory=dict)
     """Status -> how often; 0 where the connection broke."""
@@ -110,7 +111,9 @@ def main() -> int:
             found[name] = {"real": real, "paper": _paper(times, rule, cost, measured)}
             said = {"start_s": measured.start, "calm_ms": measured.calm * 1e3, "apart_ms": measured.apart * 1e3}
             said |= {f"call of {rows} ms": seconds * 1e3 for rows, seconds in measured.cost.items()}
-            found[name]["real"].measured = {key: round(value, 2) for key, value in said.items()}
+            found[name]["real"].measured = {key: round(value, 2) for key, value in said.items()} | {
+                "caps": measured.caps
+            }
             print(f"  {found[name]['real'].measured}", file=sys.stderr, flush=True)
         write(f"traces-{shape}", _text(shape, times, chosen.seconds, found), _as_data(found), OUT)
         draw(shape, times, chosen.seconds, found, OUT / f"traces-{shape}.png")
@@ -172,6 +175,8 @@ class Measured:
     """Rows -> mean seconds of a call, as the replicas have counted them under the load."""
     apart: float
     """Mean seconds of an answer beside queue and call, under the load: the way to the replica and back."""
+    caps: list[float]
+    """Rows that each replica puts together at most: what it measured when it started says so."""
 
 
 def _real(times: np.ndarray, rule: dict[str, Any], seconds: float) -> tuple[Outcome, Measured]:
@@ -214,12 +219,16 @@ def _counted(folder: Path) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for role in json.loads((folder / ".rung/up.json").read_text())["roles"]:
         if role["role"] == "replica" and role["state"] == "ready":
-            with suppress(OSError), urlopen(f"{role['url']}/v2/models/stats", timeout=5) as reply:
-                found += json.loads(reply.read())["model_stats"]
+            with suppress(OSError):
+                with urlopen(f"{role['url']}/v2/models/stats", timeout=5) as reply:
+                    stats = json.loads(reply.read())["model_stats"]
+                with urlopen(f"{role['url']}/metrics", timeout=5) as reply:
+                    cap = re.search(rb"^rung_batch_rows_cap\{.*\} (\S+)$", reply.read(), re.MULTILINE)
+                found += [one | {"cap": float(cap[1]) if cap else 0.0} for one in stats]
     return found
 
 
-def _under_load(counted: list[dict[str, Any]], sample: Sample) -> tuple[dict[int, float], float]:
+def _under_load(counted: list[dict[str, Any]], sample: Sample) -> tuple[dict[int, float], float, list[float]]:
     calls: dict[int, list[float]] = {}
     whole = [0.0, 0.0]
     for one in counted:
@@ -233,7 +242,8 @@ def _under_load(counted: list[dict[str, Any]], sample: Sample) -> tuple[dict[int
         whole[1] += (stats["queue"]["ns"] + stats["compute_infer"]["ns"]) / 1e9
     cost = {rows: seconds / count for rows, (count, seconds) in sorted(calls.items()) if count}
     within = whole[1] / whole[0] if whole[0] else 0.0
-    return cost, max(float(np.mean(sample.latency[sample.status == 200])) - within, 0.0)
+    apart = max(float(np.mean(sample.latency[sample.status == 200])) - within, 0.0)
+    return cost, apart, [one["cap"] for one in counted]
 
 
 def _project(rule: dict[str, Any]) -> str:

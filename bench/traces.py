@@ -111,7 +111,8 @@ def main() -> int:
             found[name] = {"real": real, "paper": _paper(times, rule, cost, measured)}
             said = {"start_s": measured.start, "calm_ms": measured.calm * 1e3, "apart_ms": measured.apart * 1e3}
             said |= {f"call of {rows} ms": seconds * 1e3 for rows, seconds in measured.cost.items()}
-            found[name]["real"].measured = {key: round(value, 2) for key, value in said.items()} | {
+            rounded: dict[str, Any] = {key: round(value, 2) for key, value in said.items()}
+            found[name]["real"].measured = rounded | {"caps": measured.caps}
                 "caps": measured.caps
             }
             print(f"  {found[name]['real'].measured}", file=sys.stderr, flush=True)

@@ -113,8 +113,6 @@ def main() -> int:
             said |= {f"call of {rows} ms": seconds * 1e3 for rows, seconds in measured.cost.items()}
             rounded: dict[str, Any] = {key: round(value, 2) for key, value in said.items()}
             found[name]["real"].measured = rounded | {"caps": measured.caps}
-                "caps": measured.caps
-            }
             print(f"  {found[name]['real'].measured}", file=sys.stderr, flush=True)
         write(f"traces-{shape}", _text(shape, times, chosen.seconds, found), _as_data(found), OUT)
         draw(shape, times, chosen.seconds, found, OUT / f"traces-{shape}.png")

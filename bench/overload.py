@@ -7,10 +7,12 @@ lack: so it is said how much that was.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -29,7 +31,8 @@ CALM = 0.5
 """Share of the peak before and after."""
 CONNECTIONS = 1000
 """An open loop needs one for each request that the server keeps waiting."""
-TOO_MANY = 429
+TURNS = 3
+REFUSED = (429, 503)
 SOON = 5.0
 """Seconds after the end within which all is to be as before."""
 
@@ -82,31 +85,71 @@ def _front(workload: Workload) -> Iterator[tuple[Place, Request]]:
         yield Place("two replicas behind the front", port, psutil.Process(up["pid"])), workload.requests["raw"]
 
 
+@dataclass
+class Stretch:
+    """Some seconds of load."""
+
+    rate: float
+    """Answers a second."""
+    cores: float
+    """That the servers took."""
+    generator: float
+    """Cores that sending took."""
+
+    @property
+    def each(self) -> float:
+        """Processor seconds of the servers for an answer, all that they did besides included."""
+        return self.cores / self.rate
+
+
+async def _stretch(place: Place, load: Load, grace: float = 10.0) -> tuple[Stretch, Sample]:
+    own, theirs, began = time.process_time(), place.cpu(), time.perf_counter()
+    sample = await load.run(grace)
+    took = time.perf_counter() - began
+    return Stretch(sample.rate, (place.cpu() - theirs) / took, (time.process_time() - own) / took), sample
+
+
 async def _measure(place: Place, request: bytes, seconds: float) -> dict[str, Any]:
-    peak = (await Load(place.port, request, FLAT_OUT, seconds, 8).run()).rate
-    if not peak:
+    """Peak and flood in turns, since others may use the machine as well; calm before the first and after the last."""
+    pairs: list[tuple[Stretch, Stretch]] = []
+    floods: list[Sample] = []
+    peak, _ = await _stretch(place, Load(place.port, request, FLAT_OUT, seconds, 8))
+    if not peak.rate:
         raise BenchError(f"{place.name} answered nothing")
-    before = await Load(place.port, request, CALM * peak, seconds, 32).run()
-    rss, own, theirs = place.rss(), time.process_time(), place.cpu()
-    flood = await Load(place.port, request, TIMES * peak, seconds, CONNECTIONS).run(grace=30.0)
-    own, theirs = time.process_time() - own, place.cpu() - theirs
-    answered = flood.status == 200
-    last = float(np.max((flood.due + flood.latency)[answered])) if answered.any() else float("nan")
-    after = await Load(place.port, request, CALM * peak, max(seconds, SOON + 2.0), 32).run()
+    before = await Load(place.port, request, CALM * peak.rate, seconds, 32).run()
+    rss = place.rss()
+    for _ in range(TURNS):
+        peak, _ = await _stretch(place, Load(place.port, request, FLAT_OUT, seconds, 8))
+        flood, sample = await _stretch(
+            place, Load(place.port, request, TIMES * peak.rate, seconds, CONNECTIONS), grace=30.0
+        )
+        pairs.append((peak, flood))
+        floods.append(sample)
+    last = floods[-1]
+    answered = last.status == 200
+    drained = float(np.max((last.due + last.latency)[answered])) - seconds if answered.any() else float("nan")
+    calm = CALM * pairs[-1][0].rate
+    after = await Load(place.port, request, calm, max(seconds, SOON + 2.0), 32).run()
+    whole = {
+        "accepted": np.concatenate([one.latency[one.status == 200] for one in floods]),
+        "rejected": np.concatenate([one.latency[np.isin(one.status, REFUSED)] for one in floods]),
+    }
     return {
-        "peak_rate": peak,
-        "offered_rate": TIMES * peak,
-        "sent_rate": len(flood.due) / seconds,
-        "goodput": flood.rate,
-        "generator_cores": own / seconds,
-        "server_cores": theirs / seconds,
-        "statuses": flood.statuses(),
-        "unsent": flood.unsent,
-        "accepted_p50": flood.percentile(50),
-        "accepted_p99": flood.percentile(99),
-        "rejected_p50": flood.percentile(50, status=TOO_MANY),
-        "rejected_p99": flood.percentile(99, status=TOO_MANY),
-        "drained_after": last - seconds,
+        "turns": [[asdict(peak), asdict(flood)] for peak, flood in pairs],
+        "peak_rate": median(peak.rate for peak, _ in pairs),
+        "goodput": median(flood.rate for _, flood in pairs),
+        "goodput_of_peak": median(flood.rate / peak.rate for peak, flood in pairs),
+        "answer_costs": median(flood.each / peak.each for peak, flood in pairs),
+        "generator_cores": median(flood.generator for _, flood in pairs),
+        "server_cores": [median(peak.cores for peak, _ in pairs), median(flood.cores for _, flood in pairs)],
+        "statuses": dict(sorted(sum((Counter(one.statuses()) for one in floods), Counter()).items())),
+        "unsent": sum(one.unsent for one in floods),
+        **{
+            f"{name}_p{share}": float(np.percentile(some, share) * 1e3) if len(some) else float("nan")
+            for name, some in whole.items()
+            for share in (50, 99)
+        },
+        "drained_after": drained,
         "recovered_after": _recovered(before, after),
         "before": {"failed": before.failed, "p50": before.percentile(50), "p99": before.percentile(99)},
         "after": {"failed": after.failed, "p50": after.percentile(50), "p99": after.percentile(99)},
@@ -124,10 +167,13 @@ def _recovered(before: Sample, after: Sample) -> float:
 def _text(name: str, data: dict[str, Any]) -> str:
     before, after = data["before"], data["after"]
     lines = [
-        ["offered / sent requests/s", f"{data['offered_rate']:,.0f} / {data['sent_rate']:,.0f}"],
         ["goodput / peak requests/s", f"{data['goodput']:,.1f} / {data['peak_rate']:,.1f}"],
-        ["goodput of the peak", f"{data['goodput'] / data['peak_rate']:.0%}"],
-        ["cores that the generator / the servers took", f"{data['generator_cores']:.2f} / {data['server_cores']:.2f}"],
+        ["goodput of the peak, median of turns", f"{data['goodput_of_peak']:.0%}"],
+        ["processor time for an answer, of that at the peak", f"{data['answer_costs']:.0%}"],
+        [
+            "cores: the servers at the peak / in the flood, the generator",
+            f"{data['server_cores'][0]:.2f} / {data['server_cores'][1]:.2f}, {data['generator_cores']:.2f}",
+        ],
         ["answers by status (0: broken or none)", ", ".join(f"{k}: {v:,}" for k, v in data["statuses"].items())],
         ["never sent for want of a connection", f"{data['unsent']:,}"],
         ["answered: p50 / p99 ms", f"{data['accepted_p50']:,.0f} / {data['accepted_p99']:,.0f}"],

@@ -179,13 +179,15 @@ class Guard:
         key = self._ring.find(read_bearer(head.headers), time())
         if key.id.startswith(VISITOR):
             # There may be any number of visitors: they are counted together.
-            grant = self.grants.get(VISITOR) or self.grants.setdefault(VISITOR, Grant(_EVERYBODY, None))
-            return key, _until(key.expires, grant.admit)
+            return key, _until(key.expires, self._granted(_EVERYBODY).admit)
+        return key, self._granted(key).admit
+
+    def _granted(self, key: Key) -> Grant:
         grant = self.grants.get(key.id)
         if grant is None:
             grant = self.grants[key.id] = Grant(key, self._quotas.get(key.id))
             self._pace(grant)
-        return key, grant.admit
+        return grant
 
     def _guarded(self, head: Head, key: Key, admit: Callable[[Call], None], needs: Needs) -> Endpoint:
         permit(key, needs, head.params.get("model"))

@@ -30,7 +30,7 @@ class LittleIssuer:
         from joserfc.jwk import ECKey, RSAKey
 
         name = f"key-{time.monotonic_ns()}"
-        public = {"kid": name, "use": "sig", "alg": algorithm}
+        public: Any = {"kid": name, "use": "sig", "alg": algorithm}
         key = RSAKey.generate_key(_RSA_BITS, public) if algorithm == "RS256" else ECKey.generate_key("P-256", public)
         self.keys = {**(self.keys if keep else {}), name: key}
         return name

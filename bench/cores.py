@@ -22,6 +22,7 @@ def cores(rounds: int, seconds: float) -> None:
     workload = prepare("seg", OUT / "models")
     request, every = workload.requests["raw"], sorted(os.sched_getaffinity(0))
     rates: dict[int, list[float]] = {1: [], 2: []}
+    os.environ["RUNG_MAX_WAIT_MS"] = "60000"  # on a busy machine one core is too slow for all callers to be let in
     for number in range(rounds):
         for count in sorted(rates, reverse=bool(number % 2)):
             os.sched_setaffinity(0, every[:count])  # what is started now keeps to these

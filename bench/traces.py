@@ -189,11 +189,12 @@ def _real(times: np.ndarray, rule: dict[str, Any], seconds: float) -> tuple[Outc
                 b"POST /v2/models/waiting/infer HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
                 b"Content-Length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
             )
-            alone = asyncio.run(Load(port, request, FLAT_OUT, 1.5, 1).run())
             seen.began = time.time()
             sample = asyncio.run(Load(port, request, FLAT_OUT, seconds, 240, times=times).run(grace=5.0))
             seen.ended = seen.began + seconds
             counted = _counted(folder)
+            # Afterwards, since the control plane remembers what was asked before.
+            alone = asyncio.run(Load(port, request, FLAT_OUT, 1.5, 1).run())
         answered = sample.status == 200
         shed = int(np.isin(sample.status, (429, 503)).sum())
         return Outcome(
@@ -358,6 +359,7 @@ def _paper(times: np.ndarray, rule: dict[str, Any], cost: dict[int, float], meas
         latency=course.latency.tolist(),
         at=course.at.tolist(),
         replicas=course.there.astype(int).tolist(),
+        why=[f"{one.at:.1f} s: {one.why}" for one in course.decisions],
     )
 
 

@@ -23,7 +23,7 @@ from wrk import run_wrk
 from rung.catalog.models import register
 from rung.store.blobs import DiskStore
 
-__all__ = ["front"]
+__all__ = ["front", "project"]
 
 CASES = (("tiny", "raw", 1), ("tiny", "raw", 32), ("tiny", "json", 32), ("seg", "raw", 1), ("seg", "raw", 8))
 
@@ -32,24 +32,26 @@ def front(rounds: int, seconds: float) -> None:
     """Measure all cases in each round, and write the ratios of neighbours."""
     models = {name: prepare(name, OUT / "models") for name in ("tiny", "seg")}
     rows: list[dict[str, object]] = []
-    with TemporaryDirectory(dir=OUT) as folder, _project(Path(folder) / "one", models, 1, "on") as one:
+    with TemporaryDirectory(dir=OUT) as folder, project(Path(folder) / "one", models, 1, "on") as one:
         own = next(role["url"] for role in one["roles"] if role["role"] == "replica")
         rows += _measure("one replica", {"without": own, "with": one["url"]}, models, rounds, seconds)
     with (
         TemporaryDirectory(dir=OUT) as folder,
-        _project(Path(folder) / "with", models, 2, "on") as two,
-        _project(Path(folder) / "without", models, 2, "off") as shared,
+        project(Path(folder) / "with", models, 2, "on") as two,
+        project(Path(folder) / "without", models, 2, "off") as shared,
     ):
         rows += _measure("two replicas", {"without": shared["url"], "with": two["url"]}, models, rounds, seconds)
     write("front", _report(rows), rows, OUT)
 
 
 @contextmanager
-def _project(folder: Path, models: dict[str, Workload], replicas: int, use: str) -> Iterator[dict]:
+def project(
+    folder: Path, models: dict[str, Workload], replicas: int, use: str, *, max_wait_ms: int = 60_000
+) -> Iterator[dict]:
     """A project that is up; what it says of itself."""
     folder.mkdir()
     (folder / "rung.toml").write_text(
-        f'[project]\nname = "bench"\nlog = ""\n\n[serve]\nmax_wait_ms = 60000\n\n[front]\nuse = "{use}"\n'
+        f'[project]\nname = "bench"\nlog = ""\n\n[serve]\nmax_wait_ms = {max_wait_ms}\n\n[front]\nuse = "{use}"\n'
     )
     store = DiskStore(folder / ".rung" / "repository")
     for name, workload in models.items():

@@ -1,7 +1,7 @@
 """`make bench`: measure rung beside its peers. See README.md here for what each part does.
 
-usage: run.py [serving] [startup] [swap] [overload] [hot-path] [cache] [jobs] [formats] [front] [all] [--rounds N]
-              [--seconds S] [--only tiny,seg] [--servers rung,probe] [--quick]
+usage: run.py [serving] [startup] [swap] [overload] [hot-path] [cache] [jobs] [formats] [front] [cores] [all]
+              [--rounds N] [--seconds S] [--only tiny,seg] [--servers rung,probe] [--quick]
 """
 
 import argparse
@@ -10,6 +10,7 @@ import resource
 import sys
 
 from cache import cache
+from cores import cores
 from formats import formats
 from front import front
 from hot_path import hot_path
@@ -22,7 +23,7 @@ from startup import startup
 from swap import swap
 from workloads import BenchError
 
-PARTS = ("serving", "startup", "swap", "overload", "hot-path", "cache", "jobs", "formats", "front")
+PARTS = ("serving", "startup", "swap", "overload", "hot-path", "cache", "jobs", "formats", "front", "cores")
 NAMES = {name.replace(" ", "-"): name for name in [*SERVERS, BARE]}
 
 
@@ -69,6 +70,8 @@ def _run(part: str, chosen: argparse.Namespace) -> bool:
         formats(20_000 if chosen.quick else 500_000, chosen.rounds)
     elif part == "front":
         front(chosen.rounds, chosen.seconds)
+    elif part == "cores":
+        cores(chosen.rounds, chosen.seconds)
     else:
         hot_path()
     return False

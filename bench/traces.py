@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,9 +23,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
-from load import FLAT_OUT, Load
+from load import FLAT_OUT, Load, Sample
 from processes import OUT
 from report import table, write
 from trace_plots import draw
@@ -81,6 +83,8 @@ class Outcome:
     """Milliseconds."""
     replica_seconds: float
     most: int
+    measured: dict[str, Any] = field(default_factory=dict)
+    """What the paper may be told."""
     statuses: dict[str, int] = field(default_factory=dict)
     """Status -> how often; 0 where the connection broke."""
     due: list[float] = field(default_factory=list)
@@ -105,6 +109,11 @@ def main() -> int:
             print(f"{shape}: {name}, {len(times):,} requests in {chosen.seconds:.0f} s", file=sys.stderr, flush=True)
             real, measured = _real(times, rule, chosen.seconds)
             found[name] = {"real": real, "paper": _paper(times, rule, cost, measured)}
+            said = {"start_s": measured.start, "calm_ms": measured.calm * 1e3, "apart_ms": measured.apart * 1e3}
+            said |= {f"call of {rows} ms": seconds * 1e3 for rows, seconds in measured.cost.items()}
+            rounded: dict[str, Any] = {key: round(value, 2) for key, value in said.items()}
+            found[name]["real"].measured = rounded | {"caps": measured.caps}
+            print(f"  {found[name]['real'].measured}", file=sys.stderr, flush=True)
         write(f"traces-{shape}", _text(shape, times, chosen.seconds, found), _as_data(found), OUT)
         draw(shape, times, chosen.seconds, found, OUT / f"traces-{shape}.png")
     return 0
@@ -161,6 +170,12 @@ class Measured:
     """Seconds that a replica took from the wish to the answer."""
     calm: float
     """Seconds of a request that nothing holds up."""
+    cost: dict[int, float]
+    """Rows -> mean seconds of a call, as the replicas have counted them under the load."""
+    apart: float
+    """Mean seconds of an answer beside queue and call, under the load: the way to the replica and back."""
+    caps: list[float]
+    """Rows that each replica puts together at most: what it measured when it started says so."""
 
 
 def _real(times: np.ndarray, rule: dict[str, Any], seconds: float) -> tuple[Outcome, Measured]:
@@ -174,10 +189,12 @@ def _real(times: np.ndarray, rule: dict[str, Any], seconds: float) -> tuple[Outc
                 b"POST /v2/models/waiting/infer HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
                 b"Content-Length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
             )
-            alone = asyncio.run(Load(port, request, FLAT_OUT, 1.5, 1).run())
             seen.began = time.time()
             sample = asyncio.run(Load(port, request, FLAT_OUT, seconds, 240, times=times).run(grace=5.0))
             seen.ended = seen.began + seconds
+            counted = _counted(folder)
+            # Afterwards, since the control plane remembers what was asked before.
+            alone = asyncio.run(Load(port, request, FLAT_OUT, 1.5, 1).run())
         answered = sample.status == 200
         shed = int(np.isin(sample.status, (429, 503)).sum())
         return Outcome(
@@ -194,7 +211,39 @@ def _real(times: np.ndarray, rule: dict[str, Any], seconds: float) -> tuple[Outc
             at=[at - seen.began for at in seen.at],
             replicas=seen.replicas,
             why=seen.why,
-        ), Measured(seen.start_seconds(), alone.percentile(50) / 1e3)
+        ), Measured(seen.start_seconds(), alone.percentile(50) / 1e3, *_under_load(counted, sample))
+
+
+def _counted(folder: Path) -> list[dict[str, Any]]:
+    """What the replicas that are there have counted."""
+    found: list[dict[str, Any]] = []
+    for role in json.loads((folder / ".rung/up.json").read_text())["roles"]:
+        if role["role"] == "replica" and role["state"] == "ready":
+            with suppress(OSError):
+                with urlopen(f"{role['url']}/v2/models/stats", timeout=5) as reply:
+                    stats = json.loads(reply.read())["model_stats"]
+                with urlopen(f"{role['url']}/metrics", timeout=5) as reply:
+                    cap = re.search(rb"^rung_batch_rows_cap\{.*\} (\S+)$", reply.read(), re.MULTILINE)
+                found += [one | {"cap": float(cap[1]) if cap else 0.0} for one in stats]
+    return found
+
+
+def _under_load(counted: list[dict[str, Any]], sample: Sample) -> tuple[dict[int, float], float, list[float]]:
+    calls: dict[int, list[float]] = {}
+    whole = [0.0, 0.0]
+    for one in counted:
+        for batch in one["batch_stats"]:
+            timing = batch["compute_infer"]
+            known = calls.setdefault(int(batch["batch_size"]), [0.0, 0.0])
+            known[0] += timing["count"]
+            known[1] += timing["ns"] / 1e9
+        stats = one["inference_stats"]
+        whole[0] += stats["success"]["count"]
+        whole[1] += (stats["queue"]["ns"] + stats["compute_infer"]["ns"]) / 1e9
+    cost = {rows: seconds / count for rows, (count, seconds) in sorted(calls.items()) if count}
+    within = whole[1] / whole[0] if whole[0] else 0.0
+    apart = max(float(np.mean(sample.latency[sample.status == 200])) - within, 0.0)
+    return cost, apart, [one["cap"] for one in counted]
 
 
 def _project(rule: dict[str, Any]) -> str:
@@ -310,6 +359,7 @@ def _paper(times: np.ndarray, rule: dict[str, Any], cost: dict[int, float], meas
         latency=course.latency.tolist(),
         at=course.at.tolist(),
         replicas=course.there.astype(int).tolist(),
+        why=[f"{one.at:.1f} s: {one.why}" for one in course.decisions],
     )
 
 

@@ -57,7 +57,11 @@ def field_docs(kind: type) -> dict[str, str]:
 
 def settings_page() -> Iterator[str]:
     """Every field of every settings class."""
-    for kind, prefix in ((settings.ServeSettings, "RUNG_"), (settings.DoorSettings, "RUNG_DOOR_")):
+    for kind, prefix in (
+        (settings.ServeSettings, "RUNG_"),
+        (settings.DoorSettings, "RUNG_DOOR_"),
+        (settings.OidcSettings, "RUNG_OIDC_"),
+    ):
         texts = field_docs(kind)
         rows = []
         for field in msgspec.structs.fields(kind):

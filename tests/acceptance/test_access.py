@@ -122,6 +122,28 @@ def test_a_refused_move_of_a_release_is_told_and_remembered(tmp_path, rung):
     assert "deployer" in rung("history", "tiny").stdout
 
 
+def test_a_quota_is_let_through_once_by_all_replicas_together(tmp_path):
+    text = '[project]\nname = "p"\n[workers]\ncount = 0\n[models.tiny.serve]\nreplicas = { min = 2 }\n'
+    (tmp_path / "rung.toml").write_text(text)
+    project = Project(tmp_path)
+    project.rung("models", "register", models.tiny(tmp_path / "tiny.onnx"), "--name", "tiny")
+    token = key(tmp_path, "web", quota=90)
+    project.up()
+    try:
+        deadline, passed, last = time.monotonic() + 30, 0, ""
+        while "used up its 90 requests" not in last:
+            assert time.monotonic() < deadline, last
+            reply = ask(project.url, token)
+            assert reply.status_code in (200, 429), reply.text
+            passed += reply.status_code == 200
+            if reply.status_code == 429:
+                last = reply.json()["error"]
+                assert int(reply.headers["retry-after"]) >= 1
+        assert passed == 90
+    finally:
+        project.end()
+
+
 @pytest.mark.nightly
 def test_a_revoked_key_is_refused_everywhere_within_five_seconds(tmp_path):
     text = '[project]\nname = "p"\n[models.tiny.serve]\nreplicas = { min = 3 }\n'

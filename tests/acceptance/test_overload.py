@@ -14,7 +14,11 @@ import numpy as np
 import psutil
 import pytest
 
+from rung.catalog.models import register
+from rung.store.blobs import DiskStore
 from rung.testing import models
+
+from .projects import Project
 
 GATED = """
 import pathlib, time
@@ -138,12 +142,12 @@ class Tally(msgspec.Struct):
     other: list[str] = []
 
 
-async def offer(port: int, rate: float, seconds: float) -> Tally:
+async def offer(port: int, rate: float, seconds: float, request: bytes = b"") -> Tally:
     """Send requests at a steady rate, whatever comes back, over as many connections as that takes."""
     tally = Tally()
     idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
     tasks: set[asyncio.Task[None]] = set()
-    request = post("/predict/slow", 1, rung_timeout_ms="2000")
+    request = request or post("/predict/slow", 1, rung_timeout_ms="2000")
 
     async def one() -> None:
         streams = idle.pop() if idle else await asyncio.open_connection("127.0.0.1", port)
@@ -156,7 +160,7 @@ async def offer(port: int, rate: float, seconds: float) -> Tally:
         status = head.split()[1]
         if status == "200":
             tally.accepted.append(took)
-        elif status == "429" and int(headers["retry-after"]) >= 1:
+        elif status in ("429", "503") and int(headers["retry-after"]) >= 1:
             tally.refused.append(took)
         else:
             tally.other.append(head)
@@ -202,6 +206,59 @@ def test_ten_times_too_much_is_refused_and_the_rest_is_answered(serve, tmp_path)
 @pytest.mark.nightly
 def test_ten_times_too_much_for_a_minute(serve, tmp_path):
     overload(serve, tmp_path, 60.0)
+
+
+@pytest.fixture
+def pair(project: Project) -> Project:
+    """The segmentation model in two replicas behind HAProxy."""
+    register(
+        DiskStore(project.folder / ".rung/repository"), models.segmentation(project.folder / "seg.onnx"), name="seg"
+    )
+    project.up("--workers", 0, "--replicas", 2, RUNG_FRONT_USE="on")
+    return project
+
+
+def test_ten_times_too_much_at_the_front_is_refused_and_the_rest_is_answered(pair):
+    """How fast and how much is for `bench/run.py overload` to say: here is what holds on any machine."""
+    picture = np.random.default_rng(0).random((1, 3, 128, 128), np.float32).tobytes()
+    head = (
+        "POST /predict/seg HTTP/1.1\r\nHost: a\r\nContent-Type: application/octet-stream\r\n"
+        f"Content-Length: {len(picture)}\r\n\r\n"
+    )
+    port, request = int(pair.url.rpartition(":")[2]), head.encode() + picture
+    peak = len(asyncio.run(closed(port, request, 1.0)).accepted)
+    before = {role["pid"] for role in pair.state()["roles"]}
+
+    tally = asyncio.run(offer(port, 10.0 * peak, 2.0, request))
+    assert tally.other == []
+    assert len(tally.accepted) + len(tally.refused) == int(20.0 * peak)
+    assert len(tally.accepted) >= peak
+    assert len(tally.refused) > len(tally.accepted)
+
+    # All is as before: nothing was started anew, nothing is owed, and who comes now is answered.
+    after = asyncio.run(offer(port, 10.0, 1.0, request))
+    assert (len(after.accepted), after.refused, after.other) == (10, [], [])
+    assert {role["pid"] for role in pair.state()["roles"]} == before
+    for role in pair.state()["roles"]:
+        if role["role"] == "replica":
+            with httpx2.Client(base_url=role["url"], timeout=PATIENCE) as client:
+                assert metric(client, 'rung_requests_in_flight{model="seg"') == 0
+
+
+async def closed(port: int, request: bytes, seconds: float) -> Tally:
+    """Eight callers, each of which sends again when it has its answer."""
+    until = time.monotonic() + seconds
+    tally = Tally()
+
+    async def one() -> None:
+        while time.monotonic() < until:
+            found = await offer(port, 1.0, 1.0, request)
+            tally.accepted += found.accepted
+            tally.refused += found.refused
+            tally.other += found.other
+
+    await asyncio.gather(*[one() for _ in range(8)])
+    return tally
 
 
 # --- clients that hold on -------------------------------------------------------------------

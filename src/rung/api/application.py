@@ -9,10 +9,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from rung import __version__
-from rung.api import health, jobs, keys, models, releases, retrainings
+from rung.api import health, jobs, keys, models, releases, replicas, retrainings
 from rung.api.access import Access
 from rung.api.answers import components
 from rung.api.keys import KeyMade, KeyShown
+from rung.api.replicas import ReplicasShown, Targets
 from rung.api.roles import finder
 from rung.api.services import Services
 from rung.catalog.models import Entry
@@ -28,7 +29,7 @@ from rung.store.audit import AuditLine
 
 __all__ = ["Failure", "create", "document"]
 
-_PARTS = (health, models, releases, retrainings, jobs, keys)
+_PARTS = (health, models, releases, retrainings, replicas, jobs, keys)
 """Where routes are."""
 _SHOWN = (
     AuditLine,
@@ -40,7 +41,9 @@ _SHOWN = (
     PartHealth,
     ProjectStatus,
     Release,
+    ReplicasShown,
     Retraining,
+    Targets,
 )
 """What answers are made of."""
 _TAGS = [
@@ -48,6 +51,7 @@ _TAGS = [
     {"name": "models", "description": "Models and their versions, as they lie in the repository."},
     {"name": "releases", "description": "Which versions answer whom. Every move is a link of the model's ledger."},
     {"name": "retrainings", "description": "Why a model was trained anew, and what was decided at each step."},
+    {"name": "replicas", "description": "How many processes answer, and where each does."},
     {"name": "jobs", "description": "Work that can wait."},
     {"name": "keys", "description": "Who may call, and who changed what."},
 ]

@@ -8,6 +8,8 @@ from fastapi import Depends, Request
 
 from rung.domain.retraining import Retraining
 from rung.fleet.loop import PartHealth
+from rung.fleet.orders import Order
+from rung.fleet.state import UpState
 from rung.fleet.status import ProjectStatus
 from rung.jobs.queue import JobStore
 from rung.loop.retrainer import Retrainer
@@ -36,6 +38,10 @@ class Services(msgspec.Struct, frozen=True):
     keys: KeyStore
     """Keys of callers; empty where only this machine can call."""
     audit: AuditLog
+    order: Callable[[Order], None]
+    """Tell the supervisor how many replicas there are to be, or to replace them."""
+    state: Callable[[], UpState | None]
+    """What the supervisor says of the project; None where it is not up."""
 
 
 def _services(request: Request) -> Services:

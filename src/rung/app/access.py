@@ -4,22 +4,26 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from time import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from rung.domain.errors import ConfigurationError, RungError
+from rung.app.certificates import reread
+from rung.domain.errors import RungError
+from rung.domain.quotas import Others
 from rung.fleet.roles import Setup
 from rung.fleet.state import read_state
 from rung.protocols.access import Guard
 from rung.protocols.tls import Certificate
 from rung.serving.background import in_background
 from rung.settings import ServeSettings
-from rung.store.access import KeyStore
+from rung.store.access import KeyStore, Spent
 from rung.store.blobs import open_store
 
-__all__ = ["Following", "collect_keys", "follow", "open_certificate", "reread"]
+if TYPE_CHECKING:
+    from rung.store.issuer import Issuer
+
+__all__ = ["Following", "collect_keys", "follow", "open_issuer"]
 
 _EVERY = 1.0
 """Seconds between two looks; a key is refused everywhere within 5 after it was revoked."""
@@ -35,30 +39,44 @@ class Following:
         replica: str,
         replicas: Callable[[], int],
         certificate: Certificate | None = None,
+        sharers: int = 0,
+        issuer: "Issuer | None" = None,
     ) -> None:
         self._keys = keys
+        self._issuer = issuer
         self._certificate = certificate
         self._guard = guard
         self._replica = replica
         self._replicas = replicas
-        self._written: dict[str, int] = {}
+        self._written: Spent | None = None
+        self._resumed = False
+        """Whether it is known what this replica let through before it was started again."""
+        self._sharers = sharers
+        """Other replicas that claim a part of a quota today; before the first look, those beside this one."""
         self._told = ""
         self._task: asyncio.Task[None] | None = None
         self._log = structlog.get_logger("rung.access")
 
     async def open(self) -> None:
-        """Look once, then go on looking. Raises nothing: until a look succeeds nobody is let in."""
+        """Look once, then go on looking. Until a look succeeds nobody is let in.
+
+        Raises:
+            MissingDependency: tokens are to be taken, and the extra `oidc` is not installed.
+        """
         self._guard.wait()
-        await in_background(self._resume)
+        if self._issuer is not None:
+            await in_background(self._issuer.open)
         await self._look()
         self._task = asyncio.create_task(self._live())
 
     async def close(self) -> None:
-        """Look no more, and write what is left to write."""
+        """Look no more, and write what was used."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-            await self._look()
+            await self._leave()
+        if self._issuer is not None:
+            self._issuer.close()
 
     async def _live(self) -> None:
         while True:
@@ -71,14 +89,16 @@ class Following:
         guard = self._guard
         try:
             ring = await in_background(self._keys.ring)
-            # Only a rate is shared out: without one nobody has to be counted.
-            rated = any(key.rate for key in ring.keys.values())
-            guard.use(ring, await in_background(self._replicas) if rated else 1)
-            if any(key.quota for key in ring.keys.values()):
-                day, used = guard.today()
-                fresh = used if used != self._written else None
-                guard.share(await in_background(self._keys.spend, self._replica, day, fresh))
-                self._written = used
+            if not self._resumed:
+                before = await in_background(self._keys.spent, self._replica)
+                guard.resume(before.day, before.requests)
+                self._resumed = True
+            # Only a limit is shared out: without one nobody has to be counted.
+            limited = any(key.rate or key.quota for key in ring.keys.values())
+            replicas = await in_background(self._replicas) if limited else 1
+            guard.use(ring, replicas)
+            if guard.quotas:
+                await self._share(replicas)
         except (RungError, OSError) as error:
             if guard.unread:
                 guard.unread = f"the keys cannot be read: {error}"
@@ -86,12 +106,25 @@ class Following:
         else:
             self._say("; ".join(ring.unreadable))
 
-    def _resume(self) -> None:
+    async def _share(self, replicas: int) -> None:
+        """Claim a part of each quota, beside what the others claim."""
+        said = Spent(*self._guard.propose(max(replicas, 1 + self._sharers)))
+        self._sharers, others = await in_background(self._spend, said)
+        self._guard.settle(others)
+
+    async def _leave(self) -> None:
+        """Let the others have what was claimed here and not used."""
+        if not self._guard.quotas:
+            return
         try:
-            before = self._keys.spent(self._replica)
-        except (RungError, OSError):
-            return  # the first look says so
-        self._guard.resume(before.day, before.requests)
+            await in_background(self._spend, Spent(*self._guard.leave()))
+        except (RungError, OSError) as error:
+            self._say(str(error))
+
+    def _spend(self, said: Spent) -> tuple[int, dict[str, Others]]:
+        found = self._keys.spend(self._replica, None if said == self._written else said, said.day)
+        self._written = said  # only now: what could not be written has to be before it counts
+        return found
 
     def _say(self, wrong: str) -> None:
         """Log what is wrong, once."""
@@ -109,36 +142,24 @@ def follow(
     Raises:
         ConfigurationError: `key_store` names no store.
     """
-    keys = KeyStore(open_store(settings.key_store), setup.settings.control.keys if setup is not None else ())
+    issuer = open_issuer(settings)
+    static = setup.settings.control.keys if setup is not None else ()
+    keys = KeyStore(open_store(settings.key_store), static, issuer)
     if setup is not None:
-        return Following(keys, guard, setup.name, _replicas_here, certificate)
+        beside = setup.replicas - 1
+        return Following(keys, guard, setup.name, _replicas_here, certificate, sharers=beside, issuer=issuer)
     # The port tells processes of one folder apart, and stays the same when one is started again.
-    return Following(keys, guard, f"serve-{settings.port or f'process-{os.getpid()}'}", lambda: 1, certificate)
+    name = f"serve-{settings.port or f'process-{os.getpid()}'}"
+    return Following(keys, guard, name, lambda: 1, certificate, issuer=issuer)
 
 
-def open_certificate(certificate: str, key: str) -> Certificate | None:
-    """The certificate that settings name; None where they name none.
-
-    Raises:
-        ConfigurationError: it cannot be used, or a key is named alone.
-    """
-    if not certificate:
-        if key:
-            raise ConfigurationError("tls_key without tls_certificate: name the file of the certificate as well")
+def open_issuer(settings: ServeSettings) -> "Issuer | None":
+    """The identity provider whose tokens are taken, to be opened; None where there is none."""
+    if not settings.oidc.issuer:
         return None
-    found = Certificate(certificate, key)
-    found.open(time())
-    return found
+    from rung.store.issuer import Issuer
 
-
-def reread(certificate: Certificate) -> None:
-    """Use the files of a certificate anew if they have changed; say so, or why not."""
-    log = structlog.get_logger("rung.access")
-    try:
-        if certificate.reload(time()):
-            log.info("the certificate was read again", action="certificate", expires=certificate.expires)
-    except ConfigurationError as error:
-        log.warning("the old certificate stays in use", action="certificate", reason=str(error))
+    return Issuer(settings.oidc)
 
 
 def collect_keys(guard: Guard) -> Iterator[Any]:

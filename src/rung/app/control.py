@@ -12,17 +12,20 @@ import structlog
 from rung.api import server
 from rung.api.application import create
 from rung.api.services import Services
-from rung.app.access import open_certificate, reread
+from rung.app.access import open_issuer
+from rung.app.certificates import open_certificate, reread
 from rung.app.handlers import SUBMITTED
 from rung.domain.jobs import NewJob
 from rung.fleet import report
 from rung.fleet.controller import RolloutController
 from rung.fleet.loop import ControlLoop, Part, PartHealth
+from rung.fleet.orders import send_order
 from rung.fleet.policy import Policy, read_policy
 from rung.fleet.ports import url
 from rung.fleet.roles import Ready, Scale, Setup, tell
 from rung.fleet.scaling.rules import read_policy as read_policy_of_replicas
 from rung.fleet.scaling.scaler import ReplicaScaler
+from rung.fleet.state import read_state
 from rung.fleet.status import observe
 from rung.jobs.queue import JobStore
 from rung.jobs.schedule import Schedule, check, tick
@@ -32,6 +35,7 @@ from rung.loop.measuring import last
 from rung.loop.retrainer import Retrainer
 from rung.loop.triggers import read_policy as read_policy_of_retraining
 from rung.ports import BlobStore
+from rung.serving.background import in_background
 from rung.settings import ProjectSettings
 from rung.settings.project import ModelSettings
 from rung.store.access import KeyStore
@@ -78,6 +82,9 @@ async def _serve(setup: Setup, jobs: JobStore, announce: Callable[[Ready], None]
     if setup.shared and (settings.most_replicas > settings.replicas or not settings.least_replicas):
         parts.append(Part("replicas", _scaler(settings).turn))
     loop = ControlLoop(parts, control.tick_seconds)
+    issuer = open_issuer(settings.serve)
+    if issuer is not None:
+        await in_background(issuer.open)
     services = Services(
         repository=repository,
         jobs=jobs,
@@ -87,8 +94,10 @@ async def _serve(setup: Setup, jobs: JobStore, announce: Callable[[Ready], None]
         experiment=lambda model: _experiment(settings, repository, model),
         retrainer=retrainer,
         retrainings=lambda model: requests.retrainings(open_store(settings.project.data), model),
-        keys=KeyStore(open_store(settings.serve.key_store), control.keys),
+        keys=KeyStore(open_store(settings.serve.key_store), control.keys, issuer),
         audit=AuditLog(),
+        order=lambda order: send_order(Path(), order),
+        state=lambda: read_state(Path()),
     )
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -104,6 +113,8 @@ async def _serve(setup: Setup, jobs: JobStore, announce: Callable[[Ready], None]
     tls = certificate.context if certificate is not None else None
     await server.serve(create(services), listener, control.threads, stop, opened, tls)
     loop.close()
+    if issuer is not None:
+        issuer.close()
     structlog.get_logger("rung").info("stopped", action="stopped")
 
 

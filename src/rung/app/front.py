@@ -9,10 +9,10 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 import msgspec
 import structlog
@@ -24,6 +24,7 @@ from rung.fleet.front.rotation import Looks, look, rotation
 from rung.fleet.ports import reserve, url
 from rung.fleet.roles import Ready, Rotation, Setup, tell
 from rung.fleet.state import RoleState, read_state
+from rung.fleet.wakeup import signals_heard
 from rung.settings import ServeSettings
 
 if TYPE_CHECKING:
@@ -95,10 +96,9 @@ def _certificate(serve: ServeSettings) -> "Certificate | None":
     """The certificate of the data door, checked; None where there is to be none."""
     if not serve.tls_certificate:
         return None
-    from rung.protocols.tls import Certificate
+    from rung.app.certificates import open_certificate
 
-    found = Certificate(serve.tls_certificate, serve.tls_key)
-    found.open(time.time())
+    found = open_certificate(serve.tls_certificate, serve.tls_key)
     _join(serve)
     return found
 
@@ -146,7 +146,7 @@ class _Front:
 
     def run(self, announce: Callable[[], None]) -> None:
         """As the function `run`."""
-        with self._signals():
+        with signals_heard(self._selector, (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD), self._signalled):
             self._hold.open(HOLD)
             threading.Thread(target=self._look, name="rung-looks", daemon=True).start()
             try:
@@ -254,13 +254,10 @@ class _Front:
         """Greet callers with the certificate's new edition; one that cannot be used leaves the old one in use."""
         if self._certificate is None or time.monotonic() < self._renewal:
             return
+        from rung.app.certificates import reread
+
         self._renewal = time.monotonic() + _LOOK_EVERY
-        try:
-            if self._certificate.reload(time.time()):
-                self._runtime.set_certificate(_join(self._setup.settings.serve))
-                self._log.info("the certificate was read again", action="certificate_read")
-        except (OSError, ConfigurationError) as error:
-            self._log.error("the new certificate is not used", action="certificate_refused", reason=str(error))
+        reread(self._certificate, lambda: self._runtime.set_certificate(_join(self._setup.settings.serve)))
 
     def _read(self) -> None:
         try:
@@ -308,21 +305,9 @@ class _Front:
             if key.fileobj in self._selector.get_map():
                 key.data()
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            for end in (ours, theirs):
-                end.setblocking(False)
-            signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-            self._selector.register(ours, selectors.EVENT_READ, lambda: ours.recv(64))
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, self._signalled)
-            signal.signal(signal.SIGCHLD, lambda *_: None)  # to wake up when HAProxy ends
-            yield
-            signal.set_wakeup_fd(-1)
-
-    def _signalled(self, number: int, frame: Any) -> None:
+    def _signalled(self, number: int) -> None:
+        if number == signal.SIGCHLD:
+            return  # HAProxy ended: to wake up is all
         if self._stopping and self._haproxy is not None:
             self._haproxy.kill()  # who is asked twice hurries
         self._stopping = True

@@ -14,7 +14,8 @@ from typing import Any
 import structlog
 
 from rung import __version__
-from rung.app.access import Following, collect_keys, follow, open_certificate
+from rung.app.access import Following, collect_keys, follow
+from rung.app.certificates import open_certificate
 from rung.app.recording import open_log, policies_of
 from rung.domain.errors import OperatorError
 from rung.domain.records import ShadowRecord
@@ -73,13 +74,14 @@ class Replica:
             private=settings.cache_private,
             models=settings.cache_models,
         )
-        lanes = settings.lanes or cores()
+        self._parallel = settings.lanes or cores(), settings.threads or cores()
+        lanes, threads = self._parallel
         self.manager = Manager(
             list(sources),
             ManagerOptions(
                 policy=Policy(settings.keep, settings.versions, settings.pin, settings.swap, settings.load_retries),
                 load=LoadOptions(
-                    threads=settings.threads or cores(),
+                    threads=threads,
                     memory=settings.worker_memory,
                     hang_after=settings.hang_seconds,
                 ),
@@ -205,6 +207,9 @@ class Replica:
             replies.add_metric([str(code)], count)
         yield replies
         yield GaugeMetricFamily("rung_http_connections", "Open connections.", self.door.connections)
+        lanes, threads = self._parallel
+        yield GaugeMetricFamily("rung_lanes", "Model calls at once of a model; each takes a core.", lanes)
+        yield GaugeMetricFamily("rung_threads", "Cores that a lone call spreads over.", threads)
         yield GaugeMetricFamily("rung_ready", "Whether every model that should answer can.", self.manager.ready())
         yield InfoMetricFamily("rung_build", "Version of rung.", {"version": __version__})
 

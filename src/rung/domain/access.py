@@ -9,7 +9,7 @@ Times are seconds since the epoch, but for `Bucket`, which takes those of any on
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from hmac import compare_digest
 from math import inf, isfinite
@@ -24,6 +24,7 @@ __all__ = [
     "ID_BYTES",
     "ROLES",
     "SECRET_BYTES",
+    "VISITOR",
     "Bucket",
     "Key",
     "Needs",
@@ -33,6 +34,7 @@ __all__ = [
     "allows",
     "digest_of",
     "in_scope",
+    "is_pattern",
     "permit",
     "read_bearer",
     "static_key",
@@ -53,6 +55,8 @@ Needs = Literal["open", "caller", "viewer", "operator", "deployer", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
 ANY = ("*",)
 """The scope of every model."""
+VISITOR = "oidc:"
+"""Beginning of the id of who comes with a token of an identity provider; no key of ours has such an id."""
 ID_BYTES = 5
 SECRET_BYTES = 32
 
@@ -102,7 +106,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
         """
         if not (self.name and self.name.isprintable() and len(self.name) <= 100 and self.name.strip() == self.name):
             raise InvalidInput(f"{self.name!r:.80} cannot name a key: use 1 to 100 printable letters", field="name")
-        wrong = [pattern for pattern in self.models if not _PATTERN.fullmatch(pattern)]
+        wrong = [pattern for pattern in self.models if not is_pattern(pattern)]
         if wrong or not self.models:
             shown = wrong[0] if wrong else ""
             raise InvalidInput(
@@ -135,7 +139,7 @@ class Ring:
 
     A door that nobody has made a key for is open: the data port until there is a key of a caller, the control API until
     there is one of more than that. Revoked and expired keys count, so that no door opens again by their end; so do
-    files that cannot be read, for both doors.
+    files that cannot be read, for both doors, and an identity provider, whose tokens `tokens` reads.
     """
 
     def __init__(
@@ -145,6 +149,7 @@ class Ring:
         *,
         unreadable: Iterable[str] = (),
         static: Iterable[str] = (),
+        tokens: Callable[[str, float], Key] | None = None,
     ) -> None:
         self.keys: Mapping[str, Key] = {key.id: key for key in keys}
         self.revoked: Mapping[str, Revocation] = {one.id: one for one in revoked}
@@ -152,15 +157,19 @@ class Ring:
         """What is wrong with files that hold no key."""
         # Digests have one length, so that comparing them takes one time.
         self._static = {hashlib.sha256(text.encode()).digest(): static_key(text) for text in static}
+        self._tokens = tokens
         roles = {key.role for key in self.keys.values()}
-        self.guards_data = "caller" in roles or bool(self.unreadable)
-        self.guards_control = bool(roles - {"caller"}) or bool(self.unreadable) or bool(self._static)
+        closed = bool(self.unreadable) or tokens is not None
+        self.guards_data = "caller" in roles or closed
+        self.guards_control = bool(roles - {"caller"}) or closed or bool(self._static)
 
     def find(self, token: str, now: float) -> Key:
         """The key that `token` is.
 
         Raises:
             Unauthenticated: it is none, or none any more; the message says why to whoever knows the secret.
+            Forbidden: it is a token that gives no right here.
+            NotReady: no token can be told from another yet.
         """
         digest = hashlib.sha256(token.encode(errors="surrogateescape")).digest()
         # Every one is compared, so that the time says nothing about which.
@@ -168,6 +177,8 @@ class Ring:
         if matches:
             return matches[0]
         parts = _TOKEN.fullmatch(token)
+        if parts is None and self._tokens is not None and "." in token:
+            return self._tokens(token, now)
         if parts is None:
             raise Unauthenticated(_NO_KEY if token else "")
         key = self.keys.get(parts[1])
@@ -181,7 +192,9 @@ class Ring:
         return key
 
     def why_not(self, key: Key, now: float) -> str:
-        """Why a key is none any more; empty for one that is."""
+        """Why a key is none any more; empty for one that is. Of a token's, only whether tokens are taken."""
+        if key.id.startswith(VISITOR):
+            return "" if self._tokens is not None else "tokens are no longer taken here"
         if key.id not in self.keys and key not in self._static.values():
             return f"the key {key.name!r} ({key.id}) is no longer here"
         if key.id in self.revoked:
@@ -216,6 +229,11 @@ class Bucket:
             return wait
         self._due = due + self._interval
         return 0.0
+
+
+def is_pattern(text: str) -> bool:
+    """Whether this can name models: letters that a name may have, `*` and `?`."""
+    return _PATTERN.fullmatch(text) is not None
 
 
 def allows(role: Role, needs: Needs) -> bool:

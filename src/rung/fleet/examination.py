@@ -364,7 +364,8 @@ def _doors(settings: ProjectSettings) -> dict[str, Any]:
     guards_data = guards_control = False
     with suppress(RungError, OSError):
         ring = KeyStore(open_store(serve.key_store), control.keys).ring()
-        guards_data, guards_control = ring.guards_data, ring.guards_control
+        tokens = bool(serve.oidc.issuer)
+        guards_data, guards_control = ring.guards_data or tokens, ring.guards_control or tokens
     host = control.host or serve.host
     certificate = settings.control_certificate
     found["ports"] = (

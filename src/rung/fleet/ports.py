@@ -21,7 +21,7 @@ def check_exposure(settings: ProjectSettings) -> None:
     serve, control = settings.serve, settings.control
     hosts = {"serve.host": serve.host, "control.host": control.host or serve.host}
     for name, host in hosts.items():
-        if is_loopback(host) or control.keys:
+        if is_loopback(host) or control.keys or serve.oidc.issuer:
             continue
         # Late: a supervisor lives long and is to stay small.
         from rung.store.access import KeyStore

@@ -6,10 +6,9 @@ however that happens, the kernel ends the roles.
 
 import selectors
 import signal
-import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from rung.fleet.replicas import Start, plan
 from rung.fleet.restarts import after_end
 from rung.fleet.roles import Message, Ready, RoleProcess, Rotation, Scale, Setup
 from rung.fleet.state import UpState, started_at, write_state
+from rung.fleet.wakeup import signals_heard
 
 __all__ = ["Supervisor"]
 
@@ -78,7 +78,10 @@ class Supervisor:
             ConfigurationError: a setting with which a role cannot start.
         """
         announced = False
-        with self._listen():
+        numbers = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+            numbers.append(signal.SIGHUP)
+        with self._selector, signals_heard(self._selector, numbers, self._signalled):
             try:
                 self._take_orders()
                 while not self._signals and self._failure is None:
@@ -348,28 +351,7 @@ class Supervisor:
             if key.fileobj in self._selector.get_map():  # not unregistered by one before it
                 key.data(key.fd)
 
-    @contextmanager
-    def _listen(self) -> Iterator[None]:
-        """Count signals, and wake up for them."""
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            for end in (ours, theirs):
-                end.setblocking(False)
-            numbers = [signal.SIGTERM, signal.SIGINT]
-            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
-                numbers.append(signal.SIGHUP)
-            before = {number: signal.signal(number, self._signalled) for number in numbers}
-            woken = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-            self._selector.register(ours, selectors.EVENT_READ, lambda _: ours.recv(64))
-            try:
-                yield
-            finally:
-                self._selector.close()
-                signal.set_wakeup_fd(woken)
-                for number, handler in before.items():
-                    signal.signal(number, handler)
-
-    def _signalled(self, number: int, frame: Any) -> None:
+    def _signalled(self, number: int) -> None:
         self._signals += 1
 
     def _write(self) -> None:

@@ -5,13 +5,14 @@ is left for each request is whether the key is still good, and its limits. Where
 """
 
 from collections.abc import Callable, Coroutine, Mapping
-from math import ceil, inf
-from time import monotonic, time
+from math import ceil
+from time import time
 from typing import Any
 
-from rung.domain.access import ANY, Bucket, Key, Needs, Ring, allows, in_scope, permit, read_bearer
+from rung.domain.access import ANY, VISITOR, Bucket, Key, Needs, Ring, allows, in_scope, permit, read_bearer
 from rung.domain.errors import Forbidden, NotReady, Overloaded, RungError, Unauthenticated
 from rung.domain.predictions import Call
+from rung.domain.quotas import Others, Quota
 from rung.protocols.compression import decompress
 from rung.protocols.exchange import Endpoint, Head, Reply
 
@@ -19,29 +20,30 @@ __all__ = ["Grant", "Guard", "check_model"]
 
 _ARM = b"rung-arm"
 _DAY = 86_400.0
+_SHARED_AGAIN = 1.0
+"""Seconds after which replicas have looked at each other's claims again."""
+_NOBODY = Others()
+_EVERYBODY = Key(id=VISITOR, digest="", name="oidc")
+"""Whoever comes with a token, in what is counted."""
 
 
 class Grant:
     """A key in this process: what it has used, and what is left of its limits."""
 
-    __slots__ = ("bucket", "calls", "key", "left", "limited", "over", "renewed", "today", "why")
+    __slots__ = ("bucket", "calls", "key", "limited", "over", "quota", "why")
 
-    def __init__(self, key: Key, renewed: float) -> None:
+    def __init__(self, key: Key, quota: Quota | None) -> None:
         self.key = key
         self.why = ""
         """Why it is good no more; empty while it is."""
-        self.limited = bool(key.rate or key.quota)
         self.bucket = Bucket(key.rate, key.at_once) if key.rate else None
+        self.quota = quota
+        """This replica's part of it; None where there is none."""
+        self.limited = self.bucket is not None or quota is not None
         self.calls = 0
         """Requests let through since the start."""
-        self.today = 0
-        """Of these, those of today; counted where there is a limit."""
         self.over = 0
         """Requests refused for being too many."""
-        self.left: float = key.quota or inf
-        """Of today's quota."""
-        self.renewed = renewed
-        """When the next day begins, on the monotonic clock."""
 
     def admit(self, call: Call) -> None:
         """Let a request through.
@@ -57,19 +59,24 @@ class Grant:
         self.calls += 1
 
     def _deduct(self, call: Call) -> None:
-        if self.left <= 0.0:
+        key, quota = self.key, self.quota
+        if quota is not None and quota.left <= 0:
             self.over += 1
+            if quota.rest > 0:
+                raise Overloaded(
+                    f"what this replica may let through of the quota of the key {key.name!r} is used up; it is shared "
+                    "out anew each second",
+                    retry_after=_SHARED_AGAIN,
+                )
             raise Overloaded(
-                f"the key {self.key.name!r} has used up its {self.key.quota} requests of today (UTC)",
-                retry_after=max(self.renewed - call.arrived, 1.0),
+                f"the key {key.name!r} has used up its {key.quota} requests of today (UTC)",
+                retry_after=max(_DAY - time() % _DAY, 1.0),
             )
         if self.bucket is not None and (wait := self.bucket.take(call.arrived)):
             self.over += 1
-            raise Overloaded(
-                f"the key {self.key.name!r} is over its {self.key.rate:g} requests a second", retry_after=wait
-            )
-        self.left -= 1.0
-        self.today += 1
+            raise Overloaded(f"the key {key.name!r} is over its {key.rate:g} requests a second", retry_after=wait)
+        if quota is not None:
+            quota.spent += 1
 
 
 class Guard:
@@ -79,6 +86,7 @@ class Guard:
         1. From `wait` on nothing that takes a key is answered until the keys have been read.
         2. A request whose head came before its key ended is refused if it is whole only afterwards.
         3. What a key has used stays used when keys come and go.
+        4. No more of a quota is let through than was claimed and fits beside the others' claims.
     """
 
     def __init__(self, *, required: bool = False, any_arm: bool = False, max_body: int = 64 << 20) -> None:
@@ -98,12 +106,18 @@ class Guard:
         self._replicas = 1
         self._day = -1
         self._before: tuple[int, Mapping[str, int]] = (-1, {})
-        self._elsewhere: Mapping[str, int] = {}
+        self._quotas: dict[str, Quota] = {}
+        """Id of a key -> this replica's part, also of keys that have not been used here yet."""
 
     def wait(self) -> None:
         """Answer nobody who needs a key until there are keys to go by."""
         self.active, self.unread = True, "the keys have not been read yet"
         self.on_change()
+
+    @property
+    def quotas(self) -> bool:
+        """Whether any key has one."""
+        return bool(self._quotas)
 
     def use(self, ring: Ring, replicas: int = 1) -> None:
         """Go by these keys from now on; each gets its share of its rate, as one of so many replicas."""
@@ -111,7 +125,7 @@ class Guard:
         ended = frozenset(key.id for key in ring.keys.values() if ring.why_not(key, now))
         changed = ring is not self._ring or ended != self._ended or bool(self.unread)
         self._ring, self._ended, self.unread = ring, ended, ""
-        self._renew(now)
+        self._renew(ring, now)
         for grant in self.grants.values():
             grant.why = ring.why_not(grant.key, now)
         if replicas != self._replicas:
@@ -126,53 +140,62 @@ class Guard:
         """What this replica had let through on that day before it was started again."""
         self._before = (day, requests)
 
-    def today(self) -> tuple[int, dict[str, int]]:
-        """The day (since the epoch, UTC), and what has been let through on it, of keys with a quota."""
-        day, before = self._before
-        used = dict(before) if day == self._day else {}
-        return self._day, used | {key: grant.today for key, grant in self.grants.items() if grant.key.quota}
+    def propose(self, replicas: int) -> tuple[int, dict[str, int], dict[str, int]]:
+        """What is to be written: the day (since the epoch, UTC), and of each key with a quota what has been let
+        through on it, and what this replica, as one of so many, claims of it.
+        """
+        claims = {key: quota.propose(replicas) for key, quota in self._quotas.items()}
+        return self._day, self._spent(), claims
 
-    def share(self, elsewhere: Mapping[str, int]) -> None:
-        """Count what other replicas have let through today."""
-        self._elsewhere = elsewhere
-        for grant in self.grants.values():
-            self._deduct(grant)
+    def settle(self, others: Mapping[str, Others]) -> None:
+        """What other replicas had written, read after that had been written."""
+        for key, quota in self._quotas.items():
+            quota.settle(others.get(key, _NOBODY))
+
+    def leave(self) -> tuple[int, dict[str, int], dict[str, int]]:
+        """What is to be written last: no more is claimed than was let through."""
+        claims = {key: quota.yield_() for key, quota in self._quotas.items()}
+        return self._day, self._spent(), claims
+
+    def _spent(self) -> dict[str, int]:
+        return {key: quota.spent for key, quota in self._quotas.items()}
 
     def look_at(self, head: Head, needs: Needs) -> None:
         """Put what a head may do in place of where it goes; heads that take no key stay as they are."""
         if needs == "open":
             return
         try:
-            head.endpoint = self._guarded(head, self._grant(head), needs)
+            head.endpoint = self._guarded(head, *self._grant(head), needs)
         except RungError as error:
             head.refused = error
             head.endpoint = _refused(error)
         # Nothing is unpacked for somebody who has no right to it.
         head.coding = b""
 
-    def _grant(self, head: Head) -> Grant:
+    def _grant(self, head: Head) -> tuple[Key, Callable[[Call], None]]:
+        """Whose head this is, and what lets each of its requests through."""
         if self.unread:
             raise NotReady(self.unread)
         key = self._ring.find(read_bearer(head.headers), time())
+        if key.id.startswith(VISITOR):
+            # There may be any number of visitors: they are counted together.
+            return key, _until(key.expires, self._granted(_EVERYBODY).admit)
+        return key, self._granted(key).admit
+
+    def _granted(self, key: Key) -> Grant:
         grant = self.grants.get(key.id)
         if grant is None:
-            now = time()
-            grant = self.grants[key.id] = Grant(key, monotonic() + _DAY - now % _DAY)
-            if self._before[0] == self._day:
-                grant.today = self._before[1].get(key.id, 0)
+            grant = self.grants[key.id] = Grant(key, self._quotas.get(key.id))
             self._pace(grant)
-            self._deduct(grant)
         return grant
 
-    def _guarded(self, head: Head, grant: Grant, needs: Needs) -> Endpoint:
-        key = grant.key
+    def _guarded(self, head: Head, key: Key, admit: Callable[[Call], None], needs: Needs) -> Endpoint:
         permit(key, needs, head.params.get("model"))
         tester = allows(key.role, "operator")
         if _ARM in head.headers and not (tester or self._any_arm):
             raise Forbidden(f"rung-arm takes the role operator, and the key {key.name!r} has the role {key.role}")
         inner, coding, most = head.endpoint, head.coding, self._max_body
         scope = () if key.models == ANY else key.models
-        admit = grant.admit
 
         # No coroutine of its own: that would cost more than the rest of this.
         def endpoint(head: Head, body: bytes, call: Call) -> Coroutine[Any, Any, Reply]:
@@ -188,18 +211,17 @@ class Guard:
         if grant.bucket is not None:
             grant.bucket.pace(grant.key.rate / self._replicas, ceil(grant.key.at_once / self._replicas))
 
-    def _deduct(self, grant: Grant) -> None:
-        if grant.key.quota:
-            grant.left = grant.key.quota - grant.today - self._elsewhere.get(grant.key.id, 0)
-
-    def _renew(self, now: float) -> None:
+    def _renew(self, ring: Ring, now: float) -> None:
+        """Begin a new day where one has begun, and have a quota for each key that says one."""
         day = int(now // _DAY)
-        if day == self._day:
-            return
-        self._day, self._elsewhere = day, {}
-        for grant in self.grants.values():
-            grant.today, grant.renewed = 0, monotonic() + _DAY - now % _DAY
-            self._deduct(grant)
+        if day != self._day:
+            self._day = day
+            for quota in self._quotas.values():
+                quota.begin()
+        used = self._before[1] if self._before[0] == day else {}
+        for key in ring.keys.values():
+            if key.quota and key.id not in self._quotas:
+                self._quotas[key.id] = Quota(key.quota, used.get(key.id, 0))
 
 
 def check_model(call: Call, model: str) -> None:
@@ -210,6 +232,17 @@ def check_model(call: Call, model: str) -> None:
     """
     if call.scope and not in_scope(call.scope, model):
         raise Forbidden(f"this key is not for the model {model!r:.80}: it is for {', '.join(call.scope)}")
+
+
+def _until(expires: float, admit: Callable[[Call], None]) -> Callable[[Call], None]:
+    """Let requests through until a token has expired: its head may be remembered for longer."""
+
+    def admitted(call: Call) -> None:
+        if time() >= expires:
+            raise Unauthenticated("this token has expired: get a new one")
+        admit(call)
+
+    return admitted
 
 
 def _refused(error: RungError) -> Endpoint:

@@ -22,6 +22,10 @@ __all__ = ["Loaded", "load"]
 
 _BUDGET = 0.15
 """Seconds that measuring costs may take beyond the first call: cold start counts."""
+_TWO = 0.25
+"""Seconds that two rows together may take to be measured all the same: whoever started on a busy machine would never
+again put any together.
+"""
 _log = structlog.get_logger("rung.serving")
 
 
@@ -165,7 +169,7 @@ def _measure(model: Model, signature: Signature, row: Tensors, cost: CostModel, 
     while signature.batched and size <= cost.largest and (cost.inline or cost.cap == size // 2):
         inputs = {name: np.repeat(array, size, axis=0) for name, array in row.items()}
         expected = cost.estimate(1) * size
-        if monotonic() + expected > until:
+        if monotonic() + expected > until and not (size == 2 and expected <= _TWO):
             break
         cost.learn(size, min(_timed(model, inputs, 1) for _ in range(3 if expected < 5e-3 else 1)))
         size *= 2

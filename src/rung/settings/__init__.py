@@ -3,6 +3,8 @@
 from rung.settings.cache import CachePlace as CachePlace
 from rung.settings.cache import cache_place as cache_place
 from rung.settings.cache import parse_size as parse_size
+from rung.settings.oidc import OidcSettings as OidcSettings
+from rung.settings.oidc import check_url as check_url
 from rung.settings.project import ProjectSettings as ProjectSettings
 from rung.settings.replica import DoorSettings as DoorSettings
 from rung.settings.replica import Platform as Platform

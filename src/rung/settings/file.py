@@ -14,6 +14,7 @@ import msgspec
 from rung.domain.errors import ConfigurationError, InvalidInput, RungError
 from rung.domain.names import check_name
 from rung.settings.front import FrontSection
+from rung.settings.oidc import OidcSettings
 from rung.settings.project import ControlSettings, ProjectSection, ProjectSettings, WorkerSettings
 from rung.settings.replica import DoorSettings, overlay
 
@@ -42,8 +43,8 @@ def load_project(
     """The settings of the project in `folder`: its file, then the environment, then flags that are not None.
 
     `flags` has a table for each section. The environment is RUNG_PROJECT_<NAME>, RUNG_<NAME> for `[serve]`,
-    RUNG_DOOR_<NAME>, RUNG_CONTROL_<NAME>, RUNG_WORKERS_<NAME>, RUNG_FRONT_<NAME>, RUNG_CONTROL_KEY for one key more,
-    and RUNG_ALERT_SECRET.
+    RUNG_DOOR_<NAME>, RUNG_OIDC_<NAME>, RUNG_CONTROL_<NAME>, RUNG_WORKERS_<NAME>, RUNG_FRONT_<NAME>, RUNG_CONTROL_KEY
+    for one key more, and RUNG_ALERT_SECRET.
 
     Raises:
         ConfigurationError: there is no such file, or something in it or beside it is wrong.
@@ -51,6 +52,7 @@ def load_project(
     settings = read_project(folder)
     given = flags or {}
     door = overlay(DoorSettings, settings.serve.door, {}, environ, "RUNG_DOOR_")
+    oidc = overlay(OidcSettings, settings.serve.oidc, {}, environ, "RUNG_OIDC_")
     serve = overlay(type(settings.serve), settings.serve, given.get("serve", {}), environ, "RUNG_")
     control = overlay(ControlSettings, settings.control, given.get("control", {}), _open(environ), "RUNG_CONTROL_")
     if key := environ.get(_CONTROL_KEY):
@@ -69,7 +71,7 @@ def load_project(
     return msgspec.structs.replace(
         settings,
         project=overlay(ProjectSection, settings.project, given.get("project", {}), environ, "RUNG_PROJECT_"),
-        serve=msgspec.structs.replace(serve, door=door),
+        serve=msgspec.structs.replace(serve, door=door, oidc=oidc),
         control=control,
         front=overlay(FrontSection, settings.front, given.get("front", {}), environ, "RUNG_FRONT_"),
         workers=overlay(WorkerSettings, settings.workers, given.get("workers", {}), environ, "RUNG_WORKERS_"),

@@ -12,6 +12,7 @@ import msgspec
 
 from rung.domain.errors import ConfigurationError
 from rung.settings.cache import cache_place
+from rung.settings.oidc import OidcSettings
 
 __all__ = ["DoorSettings", "Platform", "ServeSettings", "load", "overlay", "platform"]
 
@@ -135,6 +136,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     predict_route: str = ""
     """A further path for predictions, such as Vertex AI's AIP_PREDICT_ROUTE."""
     door: DoorSettings = DoorSettings()
+    oidc: OidcSettings = OidcSettings()
 
     def __post_init__(self) -> None:
         cache_place(self.cache)
@@ -178,14 +180,17 @@ def _free(found: dict[str, str], environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def load(overrides: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> ServeSettings:
-    """Defaults, then `RUNG_<NAME>` (`RUNG_DOOR_<NAME>` for the door), then the overrides that are not None.
+    """Defaults, then `RUNG_<NAME>` (`RUNG_DOOR_<NAME>` for the door, `RUNG_OIDC_<NAME>` for tokens), then the overrides
+    that are not None.
 
     Raises:
         ConfigurationError: naming the setting and where its value came from.
     """
     door = overlay(DoorSettings, DoorSettings(), {}, environ, "RUNG_DOOR_")
     rest = overlay(ServeSettings, ServeSettings(), overrides, environ, "RUNG_")
-    return msgspec.structs.replace(rest, door=door)
+    return msgspec.structs.replace(
+        rest, door=door, oidc=overlay(OidcSettings, OidcSettings(), {}, environ, "RUNG_OIDC_")
+    )
 
 
 def overlay(

@@ -2,21 +2,25 @@
 
     keys/ID.json       a `Key`: who, what for, and the digest of the secret
     revoked/ID.json    a `Revocation`
-    spent/NAME.json    what one replica has let through today, of keys with a quota
+    spent/NAME.json    what one replica has let through today of keys with a quota, and claims
 
 A key is never changed or removed, so a look at the names says what is new. On a disk or in a bucket alike.
 """
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from threading import Lock
-from typing import TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import msgspec
 
 from rung.domain.access import ID_BYTES, SECRET_BYTES, Key, Revocation, Ring, Role, write_token
 from rung.domain.errors import Conflict, InvalidInput, NotFound
+from rung.domain.quotas import Others
 from rung.ports import BlobStore
+
+if TYPE_CHECKING:
+    from rung.store.issuer import Issuer
 
 __all__ = ["KeyStore", "Spent"]
 
@@ -42,13 +46,21 @@ class Spent(msgspec.Struct):
     """Days since the epoch, UTC."""
     requests: dict[str, int] = {}
     """Id of a key -> requests."""
+    claims: dict[str, int] = {}
+    """Id of a key -> requests up to which it may go."""
 
 
 class KeyStore:
-    """The keys of a project. `static` are those out of its settings."""
+    """The keys of a project.
 
-    def __init__(self, store: BlobStore, static: Iterable[str] = ()) -> None:
+    `static` are those out of its settings. Of an `issuer`, which somebody else opens and closes, tokens are taken.
+    """
+
+    def __init__(self, store: BlobStore, static: Iterable[str] = (), issuer: "Issuer | None" = None) -> None:
         self._store = store
+        self._issuer = issuer
+        self._edition = -1
+        """Of the issuer's keys."""
         self._static = tuple(static)
         self._lock = Lock()
         self._read: dict[str, Key | Revocation | str] = {}
@@ -107,7 +119,10 @@ class KeyStore:
         with self._lock:
             names = [blob.key for folder in (_KEYS, _REVOKED) for blob in self._store.list(folder)]
             fresh = [name for name in names if name not in self._read]
-            if fresh or len(names) != len(self._read) or self._ring is None:
+            edition = self._issuer.edition if self._issuer is not None else -1
+            # A new ring has everything looked at again that was let in by the old one.
+            if fresh or len(names) != len(self._read) or self._ring is None or edition != self._edition:
+                self._edition = edition
                 self._read = {name: self._read.get(name) or self._load(name) for name in names}
                 found = self._read.values()
                 self._ring = Ring(
@@ -115,6 +130,7 @@ class KeyStore:
                     (one for one in found if isinstance(one, Revocation)),
                     unreadable=(one for one in found if isinstance(one, str)),
                     static=self._static,
+                    tokens=self._issuer.find if self._issuer is not None else None,
                 )
             return self._ring
 
@@ -133,22 +149,24 @@ class KeyStore:
 
     # --- quotas -------------------------------------------------------------------------------
 
-    def spend(self, replica: str, day: int, mine: Mapping[str, int] | None) -> dict[str, int]:
-        """Write what this replica has let through (None: nothing new), and sum up what the others have."""
+    def spend(self, replica: str, mine: Spent | None, day: int) -> tuple[int, dict[str, Others]]:
+        """Write what this replica has let through and claims (None: nothing new), then read what the others have.
+
+        Returns:
+            How many others there are today, and what they have said together, by the id of a key.
+        """
         own = f"{_SPENT}/{replica}.json"
         if mine is not None:
-            self._store.put(own, _encode(Spent(day, dict(mine))))
-        total: dict[str, int] = {}
+            self._store.put(own, _encode(mine))
         for blob in self._store.list(_SPENT):
-            if blob.key == own:
-                continue
-            known = self._others.get(blob.key)
-            if known is None or known[0] != blob.tag:
-                known = self._others[blob.key] = (blob.tag, self._spent(blob.key))
-            if known[1].day == day:
-                for key, count in known[1].requests.items():
-                    total[key] = total.get(key, 0) + count
-        return total
+            if blob.key != own and self._others.get(blob.key, ("",))[0] != blob.tag:
+                self._others[blob.key] = (blob.tag, self._spent(blob.key))
+        # Those that were there before count although a look missed them: what they claimed they may go on using.
+        others = [said for _, said in self._others.values() if said.day == day]
+        total: dict[str, Others] = {}
+        for said in others:
+            _add(total, said)
+        return len(others), total
 
     def spent(self, replica: str) -> Spent:
         """What this replica wrote last, before it was started again."""
@@ -159,3 +177,12 @@ class KeyStore:
             return msgspec.json.decode(self._store.get(name), type=Spent)
         except (NotFound, msgspec.MsgspecError, UnicodeDecodeError):
             return Spent(0)
+
+
+def _add(total: dict[str, Others], said: Spent) -> None:
+    for key in said.requests.keys() | said.claims.keys():
+        spent = said.requests.get(key, 0)
+        before = total.get(key, Others())
+        # A claim is never less than what was let through; a replica of an earlier release says none.
+        claimed = max(said.claims.get(key, 0), spent)
+        total[key] = Others(before.spent + spent, before.claimed + claimed)

@@ -15,6 +15,7 @@ from rung.catalog import models as catalog
 from rung.fleet import report
 from rung.fleet.loop import PartHealth
 from rung.fleet.policy import read_policy
+from rung.fleet.state import UpState
 from rung.fleet.status import observe
 from rung.jobs.queue import JobStore
 from rung.loop import requests
@@ -52,6 +53,8 @@ def services(tmp_path: Path) -> Iterator[Services]:
             retrainings=lambda model: requests.retrainings(data, model),
             keys=KeyStore(DiskStore(tmp_path / "access")),
             audit=AuditLog(tmp_path / "audit"),
+            order=lambda _order: None,
+            state=lambda: UpState(project="p", pid=0, started=0, since=0.0, replicas=1, why="as the rules say"),
         )
 
 

@@ -3,13 +3,15 @@
 import asyncio
 import re
 import time
+from contextlib import suppress
 
 import pytest
 
-from rung.app.access import Following, open_certificate
+from rung.app.access import Following
 from rung.app.replica import Replica
 from rung.domain.access import allows
-from rung.domain.errors import ConfigurationError, NotReady
+from rung.domain.errors import NotReady, Overloaded
+from rung.domain.predictions import Call
 from rung.protocols.access import Guard
 from rung.protocols.exchange import Head, Route
 from rung.settings import ServeSettings
@@ -93,33 +95,88 @@ async def test_keys_that_cannot_be_read_keep_the_door_shut_until_they_can(tmp_pa
     await following.close()
 
 
+def use(guard: Guard, token: str, most: int) -> int:
+    """How many of so many requests are let through."""
+    head = Head("POST", "/predict/m", "", {b"x-api-key": token.encode()})
+    guard.look_at(head, "caller")
+    grant, passed = guard.grants[token.split("_")[1]], 0
+    for _ in range(most):
+        with suppress(Overloaded):
+            grant.admit(Call(0.0, {}, b""))
+            passed += 1
+    return passed
+
+
 @pytest.mark.asyncio
-async def test_replicas_count_a_quota_together_and_over_a_restart(tmp_path):
-    token, key = keys(tmp_path).create("web", at=time.time(), by="test", quota=10)
+async def test_replicas_let_a_quota_through_together_and_over_a_restart(tmp_path):
+    token, _ = keys(tmp_path).create("web", at=time.time(), by="test", quota=90)
+    guards = [Guard(), Guard()]
+    followers = [Following(keys(tmp_path), guard, f"r{n}", lambda: 1, sharers=1) for n, guard in enumerate(guards)]
+    for following in followers:
+        await following.open()
+
+    passed = [use(guard, token, 100) for guard in guards]
+    assert passed == [45, 45]
+    for following in followers:
+        await following._look()
+    assert [use(guard, token, 100) for guard in guards] == [0, 0]
+
+    # One that is started again has let through what it had.
+    await followers[0].close()
+    again = Guard()
+    following = Following(keys(tmp_path), again, "r0", lambda: 1)
+    await following.open()
+    assert use(again, token, 100) == 0
+    await following.close()
+    await followers[1].close()
+
+
+@pytest.mark.asyncio
+async def test_what_one_replica_does_not_use_another_gets(tmp_path):
+    token, _ = keys(tmp_path).create("web", at=time.time(), by="test", quota=90)
     guards = [Guard(), Guard()]
     followers = [Following(keys(tmp_path), guard, f"r{n}", lambda: 2) for n, guard in enumerate(guards)]
     for following in followers:
         await following.open()
-
-    def use(guard: Guard, times: int) -> None:
-        assert status(guard, token) == "NoneType"
-        guard.grants[key.id].today += times
-        guard._deduct(guard.grants[key.id])
-
-    use(guards[0], 4)
-    use(guards[1], 3)
-    for following in (*followers, *followers):
-        await following._look()
-    assert [guard.grants[key.id].left for guard in guards] == [3, 3]
-
-    await followers[0].close()
-    again = Guard()
-    following = Following(keys(tmp_path), again, "r0", lambda: 2)
-    await following.open()
-    use(again, 0)
-    assert again.grants[key.id].left == 3
-    await following.close()
+    passed = 0
+    for _ in range(16):
+        passed += use(guards[0], token, 100)
+        for following in reversed(followers):
+            await following._look()
+    assert 88 <= passed <= 90
+    # It ends and leaves the rest.
     await followers[1].close()
+    for _ in range(4):
+        await followers[0]._look()
+        passed += use(guards[0], token, 100)
+    assert passed == 90
+    await followers[0].close()
+
+
+class Full(KeyStore):
+    """Takes no claim."""
+
+    full = False
+
+    def spend(self, replica, mine, day):
+        if self.full and mine is not None:
+            raise OSError("the disk is full")
+        return super().spend(replica, mine, day)
+
+
+@pytest.mark.asyncio
+async def test_a_claim_that_cannot_be_written_counts_for_nothing(tmp_path):
+    token, _ = keys(tmp_path).create("web", at=time.time(), by="test", quota=10)
+    store, guard = Full(DiskStore(tmp_path / "access")), Guard()
+    store.full = True
+    following = Following(store, guard, "r0", lambda: 1)
+    await following.open()
+    await following._look()
+    assert use(guard, token, 20) == 0
+    store.full = False
+    await following._look()
+    assert use(guard, token, 20) == 10
+    await following.close()
 
 
 @pytest.mark.asyncio
@@ -135,9 +192,3 @@ async def test_a_revoked_key_is_refused_within_five_seconds(tmp_path):
         while status(guard, token) == "NoneType":
             await asyncio.sleep(0.01)
     await following.close()
-
-
-def test_a_key_of_a_certificate_goes_with_one():
-    assert open_certificate("", "") is None
-    with pytest.raises(ConfigurationError, match="tls_key without tls_certificate"):
-        open_certificate("", "server.key")

@@ -8,6 +8,7 @@ import pytest
 from rung.domain.access import Key, Revocation, Ring, write_token
 from rung.domain.errors import Forbidden, NotReady, Overloaded, Unauthenticated
 from rung.domain.predictions import Call
+from rung.domain.quotas import Others
 from rung.protocols.access import Guard, check_model
 from rung.protocols.exchange import Head, Reply, Route
 from rung.protocols.router import Router
@@ -190,29 +191,44 @@ def test_several_replicas_share_a_rate():
     door.ask(head, arrived=100.5)
 
 
-def test_a_quota_counts_all_replicas_and_begins_anew_with_the_day(monkeypatch):
-    token, key = made(quota=5)
+def test_a_quota_is_let_through_as_far_as_it_was_claimed_and_begins_anew_with_the_day(monkeypatch):
+    token, key = made(quota=6)
     ring = Ring([key])
     monkeypatch.setattr("rung.protocols.access.time", lambda: 86_400.0 * 7 + 86_000)
-    door = Door(ring)
+    door = Door()
     door.guard.resume(7, {key.id: 1})
+    door.guard.use(ring)
+    assert door.guard.propose(2) == (7, {key.id: 1}, {key.id: 4})
     head = door.head(token=token)
-    door.ask(head)
-    door.guard.share({key.id: 2})
-    door.ask(head)
+    with pytest.raises(Overloaded, match="shared out anew each second") as caught:
+        door.ask(head)  # it was not read yet whether that fits
+    assert caught.value.retry_after == 1.0
+    door.guard.settle({key.id: Others(spent=2, claimed=3)})
+    with pytest.raises(Overloaded, match="shared out anew"):
+        door.ask(head)
+    assert door.guard.propose(2) == (7, {key.id: 1}, {key.id: 3})
+    door.guard.settle({key.id: Others(spent=2, claimed=3)})
+    for _ in range(2):
+        door.ask(head)
+    with pytest.raises(Overloaded, match="shared out anew"):
+        door.ask(head)
+    door.guard.propose(2)
+    door.guard.settle({key.id: Others(spent=3, claimed=3)})
 
-    with pytest.raises(Overloaded, match="used up its 5 requests of today") as caught:
-        door.ask(head, arrived=door.guard.grants[key.id].renewed - 400)
+    with pytest.raises(Overloaded, match="used up its 6 requests of today") as caught:
+        door.ask(head)
     assert caught.value.retry_after == pytest.approx(400)
-    assert door.guard.today() == (7, {key.id: 3})
+    assert door.guard.leave() == (7, {key.id: 3}, {key.id: 3})
 
     monkeypatch.setattr("rung.protocols.access.time", lambda: 86_400.0 * 8 + 1)
     door.guard.use(ring)
-    for _ in range(5):
+    door.guard.propose(1)
+    door.guard.settle({})
+    for _ in range(6):
         door.ask(head)
     with pytest.raises(Overloaded):
         door.ask(head)
-    assert door.guard.today() == (8, {key.id: 5})
+    assert door.guard.leave() == (8, {key.id: 6}, {key.id: 6})
 
 
 def test_nothing_is_unpacked_for_whoever_is_refused():
@@ -227,3 +243,37 @@ def test_nothing_is_unpacked_for_whoever_is_refused():
         door.ask(head, b"no gzip at all")
     with pytest.raises(Unauthenticated):
         door.ask(door.head(content_encoding="gzip"), b"no gzip at all")
+
+
+def test_who_comes_with_a_token_is_let_in_until_it_expires(monkeypatch):
+    visitors = {
+        "a.b.c": Key(id="oidc:1", digest="", name="ana", models=("m",), expires=1000.0),
+        "d.e.f": Key(id="oidc:2", digest="", name="ben", role="deployer", expires=2000.0),
+    }
+
+    def read(token: str, now: float) -> Key:
+        if token not in visitors:
+            raise Unauthenticated("this token's signature is not the issuer's")
+        return visitors[token]
+
+    monkeypatch.setattr("rung.protocols.access.time", lambda: 999.0)
+    door = Door(Ring(tokens=read))
+    head = door.head(token="a.b.c")
+    call = door.ask(head)
+    assert (call.caller, call.scope, call.tester) == ("oidc:1", ("m",), False)
+    assert door.ask(door.head("/load/n", "d.e.f")).caller == "oidc:2"
+    with pytest.raises(Forbidden, match="not for the model 'n'"):
+        door.ask(door.head("/predict/n", "a.b.c"))
+    for token in ("x.y.z", "", "no token"):
+        with pytest.raises(Unauthenticated):
+            door.ask(door.head(token=token))
+    # They are counted, all together.
+    assert {key: grant.calls for key, grant in door.guard.grants.items()} == {"oidc:": 2}
+
+    door.guard.use(Ring(tokens=read))
+    monkeypatch.setattr("rung.protocols.access.time", lambda: 1000.0)
+    with pytest.raises(Unauthenticated, match="has expired"):
+        door.ask(head)  # its head was remembered
+    door.guard.use(Ring([made()[1]]))
+    with pytest.raises(Unauthenticated, match="no longer taken here"):
+        door.guard.grants["oidc:"].admit(Call(0.0, {}, b""))

@@ -45,6 +45,12 @@ def test_measuring_stops_where_time_runs_out(source):
     assert sum(model.calls) < 12
 
 
+@pytest.mark.parametrize(("seconds", "measured"), [(0.11, {1, 2}), (0.2, {1})])
+def test_two_rows_together_are_measured_also_where_a_busy_machine_made_the_first_slow(source, seconds, measured):
+    source.offer("slow", 1, ScriptedModel(seconds=seconds))
+    assert set(bring_up(source).cost.known) == measured
+
+
 class Broken(ScriptedModel):
     """Answers one row and no more."""
 

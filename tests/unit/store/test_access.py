@@ -4,7 +4,8 @@ import msgspec
 import pytest
 
 from rung.domain.errors import Conflict, InvalidInput, NotFound, Unauthenticated
-from rung.store.access import KeyStore
+from rung.domain.quotas import Others
+from rung.store.access import KeyStore, Spent
 from rung.store.blobs import DiskStore, open_store
 
 
@@ -72,14 +73,14 @@ def test_a_damaged_file_closes_the_doors_and_a_damaged_revocation_ends_its_key(b
     assert [text.partition(" ")[0] for text in ring.unreadable] == ["keys/aaaaaaaa.json", "keys/bbbbbbbb.json"]
 
 
-def test_what_is_spent_is_summed_over_the_other_replicas_of_the_day(blobs):
+def test_what_is_spent_and_claimed_is_summed_over_the_other_replicas_of_the_day(blobs):
     one, two = KeyStore(blobs), KeyStore(blobs)
 
-    assert one.spend("replica-1", 5, {"a": 3, "b": 1}) == {}
-    assert two.spend("replica-2", 5, {"a": 4}) == {"a": 3, "b": 1}
-    assert one.spend("replica-1", 5, None) == {"a": 4}
-    two.spend("replica-2", 5, {"a": 9})
-    assert one.spend("replica-1", 5, None) == {"a": 9}
-    assert one.spend("replica-1", 6, {}) == {}
+    assert one.spend("replica-1", Spent(5, {"a": 3, "b": 1}, {"a": 9, "b": 1}), 5) == (0, {})
+    assert two.spend("replica-2", Spent(5, {"a": 4}, {"a": 6}), 5) == (1, {"a": Others(3, 9), "b": Others(1, 1)})
+    assert one.spend("replica-1", None, 5) == (1, {"a": Others(4, 6)})
+    two.spend("replica-2", Spent(5, {"a": 9}), 5)  # as a release did that claimed nothing
+    assert one.spend("replica-1", None, 5) == (1, {"a": Others(9, 9)})
+    assert one.spend("replica-1", Spent(6), 6) == (0, {})
     assert KeyStore(blobs).spent("replica-2").requests == {"a": 9}
     assert KeyStore(blobs).spent("replica-3").requests == {}

@@ -12,6 +12,7 @@ from rung.domain.studies import Choices, Pruner, Range, Sampler
 from rung.settings.alerts import AlertsSection
 from rung.settings.cache import parse_size
 from rung.settings.front import FrontSection
+from rung.settings.offline import OfflineSection
 from rung.settings.replica import ServeSettings
 from rung.settings.scaling import ReplicaCount
 
@@ -335,6 +336,7 @@ class ProjectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     control: ControlSettings = ControlSettings()
     workers: WorkerSettings = WorkerSettings()
     front: FrontSection = FrontSection()
+    offline: OfflineSection = OfflineSection()
     alerts: AlertsSection = AlertsSection()
     models: dict[str, ModelSettings] = {}
 

@@ -14,6 +14,7 @@ from rung.domain.jobs import Job, NewJob
 from rung.domain.messages import Beside, Lease, Means, Message, Outcome
 from rung.jobs import endings
 from rung.jobs.brokers.wire import check, check_name
+from rung.jobs.chains import hold_keys
 from rung.jobs.endings import Completion
 from rung.jobs.queue import JobStore
 from rung.jobs.submission import add
@@ -92,13 +93,12 @@ class SqlQueue:
 
     def _end(self, connection: Connection, outcomes: Sequence[Outcome]) -> list[Outcome]:
         now = self._store.now(connection)
+        hold_keys(connection, [outcome.lease.message.key for outcome in outcomes])
         done = [outcome for outcome in outcomes if outcome.ending == "done"]
         problems = endings.complete(connection, [Completion(one.lease.handle) for one in done], now) if done else []
         held = [outcome for outcome, problem in zip(done, problems, strict=True) if problem is None]
-        for outcome in outcomes:
-            if outcome.ending != "done" and _give_up(connection, outcome, now):
-                held.append(outcome)
-        return held
+        undone = (outcome for outcome in outcomes if outcome.ending != "done")
+        return held + [outcome for outcome in undone if _give_up(connection, outcome, now)]
 
     def _job(self, message: Message) -> NewJob:
         arguments: dict[str, Any] = {"topic": message.topic, "tries": message.max_attempts}

@@ -1,0 +1,225 @@
+"""A connection to NATS that blocking code may use from any thread: it lives on an event loop of its own.
+
+While the server is away it tries again in the background, and every call raises `NotReady` at once.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import count
+from threading import Thread
+from typing import Any
+
+import msgspec
+
+from rung.domain.errors import ConfigurationError, MissingDependency, NotReady, StorageFull
+
+__all__ = ["NatsLink"]
+
+_PATIENCE = 5.0
+"""Seconds for one step of a call."""
+_RETRY_SECONDS = 0.2
+_AT_ONCE = 1000
+"""Messages that are under way to the server at most."""
+_FULL = frozenset({10023, 10047, 10077})
+"""Error codes of JetStream for a server or stream without room."""
+_TAKEN = 10058
+"""A stream of this name exists with other settings."""
+
+_json = msgspec.json.encode
+
+
+class NatsLink:
+    """One connection; `run` hands work to its loop."""
+
+    def __init__(self, servers: Sequence[str]) -> None:
+        try:
+            import nats
+        except ModuleNotFoundError:
+            raise MissingDependency("a queue in NATS needs nats-py: pip install 'rung[nats]'") from None
+        self._nats = nats
+        self._shown = ", ".join(one.rpartition("@")[2].removeprefix("nats://") for one in servers)
+        self._loop = asyncio.new_event_loop()
+        self._thread = Thread(target=self._loop.run_forever, name="rung-nats", daemon=True)
+        self._thread.start()
+        self._numbers = count()
+        self._pulls: dict[str, asyncio.Queue[Any]] = {}
+        self._acknowledged: dict[str, asyncio.Future[bytes]] = {}
+        self.turn = 0
+        """Grows with every look at the lines."""
+        try:
+            self._call(lambda: self._connect(list(servers)))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def largest(self) -> int:
+        """Bytes that the server takes as one message."""
+        return int(self._connection.max_payload)
+
+    def run(self, work: Callable[[], Awaitable[Any]], mend: Callable[[], Awaitable[Any]] | None = None) -> Any:
+        """Run work on the loop and wait for it.
+
+        Args:
+            work: makes the coroutine to run.
+            mend: makes the one to run where the server does not know the stream or a consumer any more.
+
+        Raises:
+            NotReady: the server is away, or does not answer.
+            StorageFull: it has no room.
+            ConfigurationError: it refuses, and why.
+        """
+        if not self._connection.is_connected:
+            raise NotReady(f"NATS at {self._shown} cannot be reached; rung goes on trying")
+        return self._call(work, mend)
+
+    def close(self) -> None:
+        """Close the connection and end the loop; twice is no error."""
+        if self._loop.is_closed():
+            return
+        connection = getattr(self, "_connection", None)
+        if connection is not None:
+            asyncio.run_coroutine_threadsafe(self._end(connection), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def make_stream(self, config: Any) -> None:
+        """Make a stream, or change the one there is."""
+        from nats.js.errors import APIError
+
+        try:
+            await self._stream.add_stream(config)
+        except APIError as error:
+            if error.err_code != _TAKEN:
+                raise
+            await self._stream.update_stream(config)
+
+    async def make_consumer(self, stream: str, config: Any) -> None:
+        """Make a consumer, or change the one there is."""
+        await self._stream.add_consumer(stream, config)
+
+    async def lines(self, stream: str) -> list[str]:
+        """The last words of the subjects that hold messages."""
+        self.turn += 1
+        reply = await self._connection.request(
+            f"$JS.API.STREAM.INFO.{stream}", _json({"subjects_filter": f"{stream}.*"}), timeout=_PATIENCE
+        )
+        said = msgspec.json.decode(reply.data)
+        if "error" in said:
+            raise self._nats.js.errors.APIError.from_error(said["error"])
+        return [subject.rpartition(".")[2] for subject in said["state"].get("subjects") or ()]
+
+    async def publish(self, messages: Sequence[tuple[str, str, bytes]]) -> None:
+        """Publish (subject, id, bytes), and return when the server has stored all of them."""
+        for start in range(0, len(messages), _AT_ONCE):
+            waiting: dict[str, asyncio.Future[bytes]] = {}
+            try:
+                for subject, id, data in messages[start : start + _AT_ONCE]:
+                    number = str(next(self._numbers))
+                    waiting[number] = self._acknowledged[number] = self._loop.create_future()
+                    await self._connection.publish(
+                        subject, data, reply=f"{self._inbox}.a.{number}", headers={"Nats-Msg-Id": id}
+                    )
+                async with asyncio.timeout(_PATIENCE):
+                    answers = await asyncio.gather(*waiting.values())
+            finally:
+                for number in waiting:
+                    self._acknowledged.pop(number, None)
+            for answer in answers:
+                if b'"error"' in answer:
+                    raise self._nats.js.errors.APIError.from_error(msgspec.json.decode(answer)["error"])
+
+    async def pull(self, stream: str, consumer: str, batch: int) -> list[Any]:
+        """Up to so many messages that the server has now."""
+        number = str(next(self._numbers))
+        arrived = self._pulls[number] = asyncio.Queue()
+        found: list[Any] = []
+        try:
+            await self._connection.publish(
+                f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}",
+                _json({"batch": batch, "no_wait": True}),
+                reply=f"{self._inbox}.p.{number}",
+            )
+            async with asyncio.timeout(_PATIENCE):
+                while len(found) < batch:
+                    message = await arrived.get()
+                    if message.headers and "Status" in message.headers:
+                        if message.headers["Status"] == "503":
+                            raise self._nats.errors.NoRespondersError
+                        break
+                    found.append(message)
+        except (TimeoutError, self._nats.errors.Error):
+            if not found:
+                raise
+        finally:
+            del self._pulls[number]
+        return found
+
+    async def tell(self, answers: Sequence[tuple[str, bytes]]) -> None:
+        """Send bytes to subjects, and return when the server has read them."""
+        for subject, data in answers:
+            await self._connection.publish(subject, data)
+        await self._connection.flush(timeout=_PATIENCE)
+
+    async def _connect(self, servers: list[str]) -> None:
+        self._connection = await self._nats.connect(
+            servers,
+            name="rung",
+            connect_timeout=_PATIENCE,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=_RETRY_SECONDS,
+            allow_reconnect=True,
+            error_cb=_quiet,
+            pending_size=0,  # nothing is kept for a server that is away
+        )
+        self._stream = self._connection.jetstream(timeout=_PATIENCE)
+        self._inbox = self._connection.new_inbox()
+        await self._connection.subscribe(f"{self._inbox}.>", cb=self._arrived)
+
+    async def _arrived(self, message: Any) -> None:
+        _, kind, number = message.subject.rsplit(".", 2)
+        if kind == "a":
+            waiting = self._acknowledged.get(number)
+            if waiting is not None and not waiting.done():
+                if message.headers and message.headers.get("Status") == "503":
+                    waiting.set_exception(self._nats.errors.NoRespondersError())
+                else:
+                    waiting.set_result(message.data)
+        elif number in self._pulls:
+            self._pulls[number].put_nowait(message)
+        elif message.reply:
+            # Too late for whoever asked: somebody else shall have it at once.
+            await self._connection.publish(message.reply, b"-NAK")
+
+    async def _end(self, connection: Any) -> None:
+        await connection.close()
+
+    def _call(self, work: Callable[[], Awaitable[Any]], mend: Callable[[], Awaitable[Any]] | None = None) -> Any:
+        return asyncio.run_coroutine_threadsafe(self._tried(work, mend), self._loop).result()
+
+    async def _tried(self, work: Callable[[], Awaitable[Any]], mend: Callable[[], Awaitable[Any]] | None) -> Any:
+        from nats.js.errors import APIError, NotFoundError
+
+        try:
+            try:
+                return await work()
+            except (NotFoundError, self._nats.errors.NoRespondersError):
+                if mend is None:
+                    raise
+                await mend()
+                return await work()
+        except APIError as error:
+            what = f"NATS at {self._shown}: {error.description or error}"
+            if error.err_code in _FULL:
+                raise StorageFull(f"{what}. Give its JetStream more room") from None
+            if error.code == 503:
+                raise NotReady(what) from None
+            raise ConfigurationError(what) from None
+        except (OSError, TimeoutError, self._nats.errors.Error) as error:
+            what = str(error) or type(error).__name__
+            raise NotReady(f"NATS at {self._shown} does not answer: {what}") from None
+
+
+async def _quiet(_error: Exception) -> None:
+    """Errors are raised where they matter; by default nats-py prints them as well."""

@@ -25,6 +25,7 @@ from rung.cli.declared import quality as _quality
 from rung.cli.declared import releases as _releases
 from rung.cli.declared import retrain as _retrain
 from rung.cli.declared import runs as _runs
+from rung.cli.declared import score as _score
 from rung.cli.declared import serving as _serving
 from rung.cli.declared import training as _training
 from rung.cli.declared import tune as _tune
@@ -92,6 +93,7 @@ for _declared in (
     _releases,
     _experiment,
     _retrain,
+    _score,
     _log,
     _drift,
     _quality,

@@ -36,6 +36,7 @@ CHANGES = frozenset(
         "retrain",
         "rollback",
         "scale",
+        "score",
         "train",
     }
 )

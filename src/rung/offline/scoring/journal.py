@@ -34,6 +34,8 @@ class Head(msgspec.Struct, frozen=True):
     as_of: str
     batch: int
     """Rows in one call: kept, so that a resumed run computes as one that was not cut off."""
+    chunk: int
+    """Rows that are committed together, at most."""
 
 
 class Commit(msgspec.Struct, frozen=True):
@@ -49,6 +51,10 @@ class Commit(msgspec.Struct, frozen=True):
     refused: int = 0
     left_out: int = 0
     cursor: str = ""
+    """Where an incremental source goes on."""
+    since: int = 0
+    """Rows read beyond `cursor`."""
+    damaged_since: int = 0
     mark: Any = None
     """What the sink needs to know of its state after it."""
     refusals: int = 0

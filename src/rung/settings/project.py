@@ -13,6 +13,7 @@ from rung.settings.alerts import AlertsSection
 from rung.settings.cache import parse_size
 from rung.settings.front import FrontSection
 from rung.settings.offline import OfflineSection
+from rung.settings.queue import check_queue
 from rung.settings.replica import ServeSettings
 from rung.settings.scaling import ReplicaCount
 
@@ -52,12 +53,16 @@ class ProjectSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Folder of this machine to which replicas write the prediction log."""
     data: str = ".rung/data"
     """Where the tables lie that the log is turned into: a folder or `s3://bucket/prefix`."""
-    queue: Literal["sql"] = "sql"
-    """What carries jobs: `sql` is the job table in `store`."""
+    queue: str = "sql"
+    """What carries the items of requests that are answered later: `sql` is the job table in `store`;
+    `nats://HOST:PORT` or `redis://HOST:PORT/0` a server. Jobs are in `store` in any case."""
     cache: str = "memory"
     """Where answers are cached for models that ask for it: `memory`, or `redis://...` to share them."""
     engine: Literal["local"] = "local"
     """Where training and scoring run: `local` is this machine."""
+
+    def __post_init__(self) -> None:
+        check_queue(self.queue)
 
 
 class LogSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

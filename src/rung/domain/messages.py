@@ -94,7 +94,7 @@ class Outcome(msgspec.Struct, frozen=True):
     reason: str = ""
     """Why it was not done: a whole sentence."""
     delay: float = 0.0
-    """Seconds before it is tried again."""
+    """Seconds before it is taken again, at most those of a lease where a broker carries it."""
 
 
 Beside = Callable[[Any, Sequence[Outcome]], None]

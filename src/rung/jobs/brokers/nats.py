@@ -188,9 +188,7 @@ def _deliveries(reply: str) -> int:
 def _answer(outcome: Outcome) -> bytes:
     if outcome.ending in ("done", "dead"):
         return b"+ACK"
-    if outcome.ending == "again":
-        return b'-NAK {"delay": %d}' % max(1, int(outcome.delay * 1e9))
-    return b"-NAK"
+    return b'-NAK {"delay": %d}' % int(outcome.delay * 1e9) if outcome.delay else b"-NAK"
 
 
 def open_nats(place: "QueuePlace", database: Database) -> NatsQueue:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import structlog
 
 from rung.domain.errors import ConfigurationError, MissingDependency, NotReady, StorageFull
 from rung.domain.messages import AckMeans, Beside, Lease, Means, Message, Outcome
@@ -35,24 +36,16 @@ _ALL = (*LINES, *map(str, range(PARTS)))
 _PLACES = {line: place for place, line in enumerate(_ALL, 2)}
 """Line -> its stream among the keys of a script, the identities being the first."""
 _FULL = ("OOM", "MISCONF")
-_AWAY = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNKILLABLE", "BUSY ")
-_WORDS: dict[str, tuple[AckMeans, str]] = {
-    "always": ("flushed", "the server has the message in its append-only file, and the disk has confirmed it"),
-    "file": (
-        "memory",
-        (
-            "the server has written the message to its append-only file, and the disk gets it within seconds: a crash of "
-            "the server loses nothing, a power cut can; set `appendfsync always` on the server"
-        ),
-    ),
-    "off": (
-        "memory",
-        (
-            "the message is in the server's memory only, and lost when it ends; set `appendonly yes` and "
-            "`appendfsync always` on the server"
-        ),
-    ),
-}
+_FLUSHED = "the server has the message in its append-only file, and the disk has confirmed it"
+_WRITTEN = (
+    "the server has written the message to its append-only file, and the disk gets it within seconds: a crash of the "
+    "server loses nothing, a power cut can; set `appendfsync always` on the server"
+)
+_UNWRITTEN = (
+    "the message is in the server's memory only, and lost when it ends; set `appendonly yes` and `appendfsync always` "
+    "on the server"
+)
+_log = structlog.get_logger("rung.jobs")
 
 
 class _Held(msgspec.Struct, frozen=True):
@@ -141,11 +134,7 @@ class RedisQueue:
         except NotReady as error:
             if beside is None:
                 raise
-            from structlog import get_logger
-
-            get_logger("rung.jobs").warning(
-                "messages will come again", action="acknowledgement_lost", reason=str(error), count=len(ends)
-            )
+            _log.warning("messages will come again", action="acknowledgement_lost", reason=str(error), count=len(ends))
             held = list(range(len(ends)))
         return {outcomes[place].lease.message.id for place in held}
 
@@ -202,12 +191,13 @@ class RedisQueue:
                 "set `maxmemory-policy noeviction`, or use a server of its own"
             )
         if not said.get("aof_enabled"):
-            return _WORDS["off"]
+            return "memory", _UNWRITTEN
         try:
             asked = self._client.config_get("appendfsync")
         except ResponseError:
             asked = {}  # not for this user to know
-        return _WORDS["always" if "always" in (asked.get("appendfsync"), asked.get(b"appendfsync")) else "file"]
+        always = "always" in (asked.get("appendfsync"), asked.get(b"appendfsync"))
+        return ("flushed", _FLUSHED) if always else ("memory", _WRITTEN)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -5,12 +5,9 @@ delivered is the fencing token: whoever names another number, or an entry that i
 a queue carry one hash tag, so that they lie on one node of a cluster.
 """
 
-__all__ = ["FIELDS", "GROUP", "PUT", "SETTLE", "TAKE"]
+__all__ = ["GROUP", "PUT", "SETTLE", "TAKE"]
 
 GROUP = "rung"
-FIELDS = 5
-"""Words of one lease in the arguments of `SETTLE`: stream, entry, deliveries, ending, milliseconds of its pause; the
-key of its identity follows as a sixth."""
 
 PUT = """
 -- KEYS: identities, streams. ARGV: for each message its stream (place in KEYS), identity, bytes.
@@ -81,11 +78,11 @@ for place = 3, #ARGV, 6 do
     local ending = ARGV[place + 3]
     if ending == 'renew' then
       redis.call('XCLAIM', stream, group, 'taken', 0, entry, 'JUSTID')
-    elseif ending == 'again' then
+    elseif ending == 'again' or ending == 'returned' then
+      -- What is paused looks as if it had been out for long enough already.
       local idle = math.max(0, lease - tonumber(ARGV[place + 4]))
-      redis.call('XCLAIM', stream, group, 'paused', 0, entry, 'IDLE', idle, 'JUSTID')
-    elseif ending == 'returned' then
-      redis.call('XCLAIM', stream, group, 'paused', 0, entry, 'IDLE', lease, 'RETRYCOUNT', deliveries - 1, 'JUSTID')
+      local count = ending == 'again' and deliveries or deliveries - 1
+      redis.call('XCLAIM', stream, group, 'paused', 0, entry, 'IDLE', idle, 'RETRYCOUNT', count, 'JUSTID')
     else
       redis.call('XACK', stream, group, entry)
       redis.call('XDEL', stream, entry)

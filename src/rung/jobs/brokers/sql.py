@@ -150,10 +150,12 @@ def _give_up(connection: Connection, outcome: Outcome, now: float) -> bool:
         except Conflict:
             return False
         return True
-    change: dict[str, Any] = {"state": "ready", "expires": None, "attempts": JOBS.c.attempts - 1}
+    change: dict[str, Any] = {"state": "scheduled" if outcome.delay else "ready", "expires": None}
+    change["run_at"] = now + outcome.delay
     if outcome.ending == "again":
-        change = {"state": "scheduled", "expires": None, "run_at": now + outcome.delay}
         change["error"] = endings.clean(outcome.reason)
+    else:
+        change["attempts"] = JOBS.c.attempts - 1
     return connection.execute(update(JOBS).where(*endings.held(job)).values(**change)).rowcount == 1
 
 

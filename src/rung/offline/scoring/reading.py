@@ -1,7 +1,7 @@
 """Rows out of a source, in blocks of known places, ready for the model."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,7 +85,7 @@ class Reader:
         """What was read up to `cursor` has been scored for good."""
         self._source.keep(cursor)
 
-    def blocks(self, after: Commit) -> Iterator[Block]:
+    def blocks(self, after: Commit) -> Generator[Block, None, None]:
         """All rows beyond a commit.
 
         Raises:
@@ -171,8 +171,8 @@ class Reader:
         except pl.exceptions.PolarsError as error:
             reason = str(error).partition("\n")[0]
             raise ConfigurationError(
-                f"the condition {self._order.where!r} cannot be asked of {self._where}: {reason}. Columns of text files "
-                "that the model does not take are text: compare with '1', or write CAST(name AS DOUBLE)"
+                f"the condition {self._order.where!r} cannot be asked of {self._where}: {reason}. Columns of text "
+                "files that the model does not take are text: compare with '1', or write CAST(name AS DOUBLE)"
             ) from None
 
     def expected(self) -> int | None:

@@ -131,7 +131,7 @@ def _classes(results: list[Any], rows: int) -> "list[pl.Series]":
 
 
 def _series(name: str, values: list[Any]) -> "pl.Series":
-    """Numbers of numpy, and None where there is none; of the type that they have, so that they keep their few digits."""
+    """Numbers, None where there is none; of the type that they have, so that they keep their few digits."""
     import polars as pl
 
     some = next((one for one in values if one is not None), None)

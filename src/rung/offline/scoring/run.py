@@ -5,7 +5,7 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import chain
@@ -69,7 +69,7 @@ def score(
 
     Raises:
         NotFound: there is no such model or version.
-        Conflict: a run that was cut off is there and `resume` is not set, or it was of another order; or one is at work.
+        Conflict: a run that was cut off is there and `resume` is not set, or it was of another order, or is at work.
         InvalidData: the source cannot be read, lacks a column, or the first 1,000 rows were all refused.
         ConfigurationError: source, place or condition make no sense.
         StorageFull: no room for the result; resume when there is.
@@ -79,6 +79,9 @@ def score(
     place = place_of(order, folder)
     place.work.parent.mkdir(parents=True, exist_ok=True)
     with Journal(place.work) as journal:
+        if not journal.last.rows:
+            # It came to nothing: whatever kept it from beginning may have been mended since.
+            journal.forget()
         before = journal.head
         if before is not None and not order.resume:
             raise Conflict(
@@ -156,15 +159,27 @@ class _Run:
         return hashlib.sha256(msgspec.json.encode(same)).hexdigest()
 
     def _work(self, as_of: str) -> None:
-        assert self._sink is not None
         blocks = self._reader.blocks(self._journal.last)
+        # One thread from the first row to the last: a connection to SQLite belongs to its thread.
+        with ThreadPoolExecutor(1, "read") as reads:
+            try:
+                self._begin(reads, blocks, as_of)
+            finally:
+                reads.submit(blocks.close)
+        last = self._journal.last
+        if not last.read and not last.damaged:
+            raise InvalidData(f"there is no row in {self._order.source}")
+        self._journal.commit(msgspec.structs.replace(last, whole=True))
+
+    def _begin(self, reads: ThreadPoolExecutor, blocks: Generator[Block, None, None], as_of: str) -> None:
+        assert self._sink is not None
         # Up to the first rows that are to be answered: by them the model is measured.
         leading: list[Block] = []
-        if self._head is None:
-            for block in blocks:
-                leading.append(block)
-                if block.frame.height:
-                    break
+        while self._head is None and not (leading and leading[-1].frame.height):
+            block = reads.submit(next, blocks, None).result()
+            if block is None:
+                break
+            leading.append(block)
         head = self._head or self._measured(leading[-1] if leading else None, as_of)
         self._answerer.batch, self._reader.chunk = head.batch, head.chunk
         if self._head is None:
@@ -173,11 +188,7 @@ class _Run:
         self._cut_refusals()
         self._journal.begin(head)
         self._expected = self._reader.expected()
-        self._flow(chain(leading, blocks))
-        last = self._journal.last
-        if not last.read and not last.damaged:
-            raise InvalidData(f"there is no row in {self._order.source}")
-        self._journal.commit(msgspec.structs.replace(last, whole=True))
+        self._flow(reads, chain(leading, blocks))
 
     def _measured(self, first: Block | None, as_of: str) -> Head:
         batch, rate = 1, 0.0
@@ -190,12 +201,12 @@ class _Run:
             self._identity(), digest, self._reader.fingerprint, manifest.version, as_of, min(batch, chunk), chunk
         )
 
-    def _flow(self, blocks: Iterator[Block]) -> None:
+    def _flow(self, reads: ThreadPoolExecutor, blocks: Iterator[Block]) -> None:
         """Read the next block, answer two and write one, all at the same time."""
         lanes = self._answerer.lanes
         waiting: deque[tuple[Block, list[Future[Answered]]]] = deque()
         writing: Future[None] | None = None
-        with ThreadPoolExecutor(1, "read") as reads, ThreadPoolExecutor(1, "write") as writes:
+        with ThreadPoolExecutor(1, "write") as writes:
             # One more than run at once: it prepares rows while the others compute.
             answers = ThreadPoolExecutor(lanes + 1, "answer")
             try:

@@ -26,8 +26,8 @@ __all__ = [
     "draft_of",
     "place_of",
     "replace",
-    "synced",
     "sync_folder",
+    "synced",
 ]
 
 
@@ -82,7 +82,7 @@ class Appended:
 
 
 def appended(suffix: str) -> "Callable[[pl.DataFrame, bool], bytes] | None":
-    """How rows become bytes of a file that can be appended to; None for other files. The flag: whether they are first."""
+    """How rows become bytes of a file that grows; None for files that do not. The flag: whether they are the first."""
     if suffix in (".csv", ".tsv"):
         separator = "," if suffix == ".csv" else "\t"
         return lambda rows, first: _flat(rows).write_csv(include_header=first, separator=separator).encode()

@@ -105,8 +105,8 @@ class Table:
         keys += [one["column_names"] for one in found.get_indexes(self._name) if one["unique"]]
         if not any(set(one) == wanted for one in keys):
             raise ConfigurationError(
-                f"the table {self._name} of {self._shown} has no key of {', '.join(sorted(wanted))}, without which rows "
-                "cannot be written once: let rung make the table, or add a unique index"
+                f"the table {self._name} of {self._shown} has no key of {', '.join(sorted(wanted))}, without which "
+                "rows cannot be written once: let rung make the table, or add a unique index"
             )
 
 

@@ -124,8 +124,8 @@ def choose(wanted: Wanted, table: "pl.DataFrame", features: Sequence[str], other
         return Chosen(tuple(names), {name: wanted.readings[name] for name in names})
     if wanted.kind == "matrix" and wanted.width not in (-1, len(seen)):
         raise InvalidData(
-            f"{what} takes {wanted.width} numbers a row, and the data has {len(seen)} columns for it: {', '.join(seen)}. "
-            "Name those that it sees in data.features, or those that it does not in --key and data.ignore"
+            f"{what} takes {wanted.width} numbers a row, and the data has {len(seen)}: {', '.join(seen)}; "
+            "name those that it sees in data.features, or those that it does not in --key and data.ignore"
         )
     readings = dict.fromkeys(seen, wanted.reading) if wanted.kind == "matrix" else {}
     return Chosen(tuple(seen), readings)

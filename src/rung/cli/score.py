@@ -55,7 +55,7 @@ def run(model: str, wanted: Wanted, repository: str, *, as_json: bool) -> None:
         keep=None if wanted.keep is None else _names(wanted.keep),
         group=_names(wanted.group),
         features=data.features,
-        ignore=tuple(name for name in (data.label, data.time, data.group, data.split, *data.key, *data.ignore) if name),
+        ignore=data.unseen,
         as_of=wanted.as_of,
         chunk=wanted.chunk,
         threads=wanted.threads,

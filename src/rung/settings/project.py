@@ -16,6 +16,7 @@ from rung.settings.offline import OfflineSection
 from rung.settings.queue import check_queue
 from rung.settings.replica import ServeSettings
 from rung.settings.scaling import ReplicaCount
+from rung.settings.scoring import ScoreSection
 
 __all__ = [
     "ControlSettings",
@@ -212,8 +213,12 @@ class DataSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def seen(self, columns: Iterable[str]) -> tuple[str, ...]:
         """Which of these columns the model sees."""
-        others = {self.label, self.time, self.group, self.split, *self.key, *self.ignore}
-        return self.features or tuple(name for name in columns if name not in others)
+        return self.features or tuple(name for name in columns if name not in self.unseen)
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """Columns that something else is said of."""
+        return tuple(filter(None, (self.label, self.time, self.group, self.split, *self.key, *self.ignore)))
 
 
 class RunSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -293,6 +298,8 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     release: ReleaseSection = ReleaseSection()
     drift: DriftSection = DriftSection()
     retrain: RetrainSection = RetrainSection()
+    score: dict[str, ScoreSection] = {}
+    """Data sets that are scored by the clock, by a name of your own."""
 
     @property
     def dataset(self) -> DataSection:

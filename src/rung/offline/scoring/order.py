@@ -34,6 +34,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """Rows that are committed together, at most; 0: 50,000, or 64 pictures."""
     threads: int = 0
     """Calls of the model at once; 0: one a core."""
+    days: int = 0
+    """Of `scores:`: rows of days further back are forgotten; 0: never."""
     resume: bool = False
     """Go on with a run of the same order that was cut off."""
 

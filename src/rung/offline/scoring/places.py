@@ -79,7 +79,7 @@ def open_sink(order: Order, place: Place, answerer: "Answerer", as_of: str, fold
         if place.kind == "scores":
             from rung.offline.scoring.scores import Scores
 
-            return Scores(store, identity, order.key, order.group, answerer.answers)
+            return Scores(store, identity, order.key, order.group, answerer.answers, days=order.days)
         return tables.open_table(order.out, identity, order.key, folder)
     suffix = place.target.suffix.lower()
     encode = appended(suffix)

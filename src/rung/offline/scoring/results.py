@@ -14,10 +14,12 @@ from rung.plugins import TRANSFORMS, resolve
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["CONTENT", "Answers", "files_of", "first_only", "shape_of"]
+__all__ = ["CONTENT", "PREFIX", "Answers", "files_of", "first_only", "shape_of"]
 
 CONTENT = "content"
 """Column of the bytes of files, for a sink that makes files of them."""
+PREFIX = "predicted_"
+"""What an answer's column is called besides, where the source has one of its name."""
 _JSON = "application/json"
 _SUFFIXES = {"image/png": ".png"}
 

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from rung.domain.datasets import Quarantined
-from rung.domain.errors import Cancelled, Conflict, InvalidData, StorageFull
+from rung.domain.errors import Cancelled, ConfigurationError, Conflict, InvalidData, StorageFull
 from rung.offline.scoring.answering import Answered, Answerer, opened, version_of
 from rung.offline.scoring.journal import Commit, Head, Journal
 from rung.offline.scoring.order import Order, Scored
 from rung.offline.scoring.places import Place, open_sink, place_of
 from rung.offline.scoring.reading import ROW, Block, Reader
-from rung.offline.scoring.results import CONTENT
+from rung.offline.scoring.results import CONTENT, PREFIX
 from rung.offline.scoring.sinks import Sink, draft_of, replace, sync_folder, synced
 from rung.ports import BlobStore
 from rung.serving.lanes import cores
@@ -45,7 +45,6 @@ _AHEAD = 2
 """Blocks that are in work while another is written."""
 _SHOWN = 3
 _ALL_REFUSED = 1000
-_PREFIX = "predicted_"
 
 
 def score(
@@ -76,6 +75,8 @@ def score(
         Cancelled: `should_stop` said so; resume to go on.
     """
     started = time.monotonic()
+    if order.as_of and not _is_day(order.as_of):
+        raise ConfigurationError(f"{order.as_of!r:.40} is no day: write it as 2026-01-31")
     place = place_of(order, folder)
     place.work.parent.mkdir(parents=True, exist_ok=True)
     with Journal(place.work) as journal:
@@ -93,6 +94,13 @@ def score(
         with opened(repository, order.model, version, cache, order.threads or cores()) as answerer:
             run = _Run(order, folder, place, journal, answerer, progress, should_stop)
             return run.all(store, started)
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 class _Run:
@@ -292,7 +300,7 @@ class _Run:
         if any(column.name == CONTENT for column in made) and "path" in source.columns and "path" not in names:
             names.append("path")
         taken = set(names)
-        renamed = [one.alias(_PREFIX + one.name) if one.name in taken else one for one in made]
+        renamed = [one.alias(PREFIX + one.name) if one.name in taken else one for one in made]
         return pl.DataFrame([*(source[name] for name in names), *renamed])
 
     def _refuse(self, refused: Sequence[Quarantined], length: int) -> int:

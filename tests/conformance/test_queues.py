@@ -8,17 +8,27 @@ import pytest
 from sqlalchemy import Connection, text
 
 from rung.jobs.brokers import QueuePlace, open_queue
+from rung.jobs.brokers.sql import SqlQueue
+from rung.ports import Queue
 from rung.store.database import Database, open_database
-from rung.testing.postgres import serve_postgres
+from rung.testing.brokers import BrokerServer, serve_broker
+from rung.testing.postgres import postgres_server, serve_postgres
+from rung.testing.queue_faults import FaultScene, QueueFaultsConformance
 from rung.testing.queues import QueueConformance, QueueScene, with_results
 
 _numbers = count(1)
 
 
+def attentive(queue: Queue) -> Queue:
+    if isinstance(queue, SqlQueue):
+        queue._store.look_seconds = 0.1
+    return queue
+
+
 def scene_on(url: str, database: Database) -> QueueScene:
     return QueueScene(
         with_results(database),
-        lambda name, seconds: open_queue(QueuePlace(url, name, seconds), database),
+        lambda name, seconds: attentive(open_queue(QueuePlace(url, name, seconds), database)),
         f"q{next(_numbers)}",
     )
 
@@ -47,3 +57,56 @@ class TestPostgres(QueueConformance):
     def scene(self, postgres: Database) -> QueueScene:
         postgres.write(emptied)
         return scene_on("sql", postgres)
+
+
+@pytest.fixture(scope="module")
+def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerServer]:
+    with serve_broker("nats", tmp_path_factory.mktemp("nats")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerServer]:
+    with serve_broker("valkey", tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+class TestNats(QueueConformance):
+    @pytest.fixture
+    def scene(self, nats: BrokerServer, tmp_path: Path) -> Iterator[QueueScene]:
+        with open_database(f"sqlite:{tmp_path}/rung.db") as database:
+            yield scene_on(nats.url, database)
+
+
+class TestValkey(QueueConformance):
+    @pytest.fixture
+    def scene(self, valkey: BrokerServer, tmp_path: Path) -> Iterator[QueueScene]:
+        with open_database(f"sqlite:{tmp_path}/rung.db") as database:
+            yield scene_on(valkey.url, database)
+
+
+class TestNatsFaults(QueueFaultsConformance):
+    @pytest.fixture
+    def faults(self, tmp_path: Path) -> Iterator[FaultScene]:
+        with (
+            serve_broker("nats", tmp_path / "server") as server,
+            open_database(f"sqlite:{tmp_path}/rung.db") as database,
+        ):
+            yield FaultScene(scene_on(server.url, database), server.kill, server.start)
+
+
+class TestValkeyFaults(QueueFaultsConformance):
+    @pytest.fixture
+    def faults(self, tmp_path: Path) -> Iterator[FaultScene]:
+        with (
+            serve_broker("valkey", tmp_path / "server") as server,
+            open_database(f"sqlite:{tmp_path}/rung.db") as database,
+        ):
+            yield FaultScene(scene_on(server.url, database), server.kill, server.start)
+
+
+class TestPostgresFaults(QueueFaultsConformance):
+    @pytest.fixture
+    def faults(self) -> Iterator[FaultScene]:
+        with postgres_server() as server, open_database(server.url, busy_seconds=2.0) as database:
+            yield FaultScene(scene_on("sql", database), server.end, server.start)

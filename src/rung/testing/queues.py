@@ -365,3 +365,9 @@ class QueueConformance:
         assert len(done) == len(set(done)) == 400
         for key, numbers in order.items():
             assert not key or numbers == sorted(numbers)
+
+    def test_any_history(self, scene: QueueScene) -> None:
+        """Random puts, takes and ends, beside a model."""
+        from rung.testing.queue_machine import check_queue_machine
+
+        check_queue_machine(scene)

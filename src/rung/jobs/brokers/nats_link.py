@@ -19,7 +19,8 @@ _PATIENCE = 5.0
 """Seconds for one step of a call."""
 _RETRY_SECONDS = 0.2
 _AT_ONCE = 1000
-"""Messages that are under way to the server at most."""
+_BYTES_AT_ONCE = 16 << 20
+"""Messages that are under way to the server at most, and their bytes."""
 _FULL = frozenset({10023, 10047, 10077})
 """Error codes of JetStream for a server or stream without room."""
 _TAKEN = 10058
@@ -44,6 +45,7 @@ class NatsLink:
         self._numbers = count()
         self._pulls: dict[str, asyncio.Queue[Any]] = {}
         self._acknowledged: dict[str, asyncio.Future[bytes]] = {}
+        self._said = ""
         self.turn = 0
         """Grows with every look at the lines."""
         try:
@@ -79,7 +81,7 @@ class NatsLink:
             return
         connection = getattr(self, "_connection", None)
         if connection is not None:
-            asyncio.run_coroutine_threadsafe(self._end(connection), self._loop).result()
+            asyncio.run_coroutine_threadsafe(connection.close(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -112,10 +114,14 @@ class NatsLink:
 
     async def publish(self, messages: Sequence[tuple[str, str, bytes]]) -> None:
         """Publish (subject, id, bytes), and return when the server has stored all of them."""
-        for start in range(0, len(messages), _AT_ONCE):
+        left = list(reversed(messages))
+        while left:
             waiting: dict[str, asyncio.Future[bytes]] = {}
+            size = 0
             try:
-                for subject, id, data in messages[start : start + _AT_ONCE]:
+                while left and len(waiting) < _AT_ONCE and size < _BYTES_AT_ONCE:
+                    subject, id, data = left.pop()
+                    size += len(data)
                     number = str(next(self._numbers))
                     waiting[number] = self._acknowledged[number] = self._loop.create_future()
                     await self._connection.publish(
@@ -163,16 +169,18 @@ class NatsLink:
         await self._connection.flush(timeout=_PATIENCE)
 
     async def _connect(self, servers: list[str]) -> None:
-        self._connection = await self._nats.connect(
-            servers,
-            name="rung",
-            connect_timeout=_PATIENCE,
-            max_reconnect_attempts=-1,
-            reconnect_time_wait=_RETRY_SECONDS,
-            allow_reconnect=True,
-            error_cb=_quiet,
-            pending_size=0,  # nothing is kept for a server that is away
-        )
+        self._connection = self._nats.aio.client.Client()
+        # By itself it would try for ever.
+        async with asyncio.timeout(_PATIENCE):
+            await self._connection.connect(
+                servers,
+                name="rung",
+                connect_timeout=_PATIENCE,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=_RETRY_SECONDS,
+                error_cb=self._failed,
+                pending_size=0,  # nothing is kept for a server that is away
+            )
         self._stream = self._connection.jetstream(timeout=_PATIENCE)
         self._inbox = self._connection.new_inbox()
         await self._connection.subscribe(f"{self._inbox}.>", cb=self._arrived)
@@ -192,8 +200,9 @@ class NatsLink:
             # Too late for whoever asked: somebody else shall have it at once.
             await self._connection.publish(message.reply, b"-NAK")
 
-    async def _end(self, connection: Any) -> None:
-        await connection.close()
+    async def _failed(self, error: Exception) -> None:
+        # Errors are raised where they matter; by default nats-py prints them as well.
+        self._said = str(error) or type(error).__name__
 
     def _call(self, work: Callable[[], Awaitable[Any]], mend: Callable[[], Awaitable[Any]] | None = None) -> Any:
         return asyncio.run_coroutine_threadsafe(self._tried(work, mend), self._loop).result()
@@ -217,9 +226,5 @@ class NatsLink:
                 raise NotReady(what) from None
             raise ConfigurationError(what) from None
         except (OSError, TimeoutError, self._nats.errors.Error) as error:
-            what = str(error) or type(error).__name__
+            what = str(error) or self._said or type(error).__name__
             raise NotReady(f"NATS at {self._shown} does not answer: {what}") from None
-
-
-async def _quiet(_error: Exception) -> None:
-    """Errors are raised where they matter; by default nats-py prints them as well."""

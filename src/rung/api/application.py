@@ -9,14 +9,16 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from rung import __version__
-from rung.api import health, jobs, keys, models, releases, retrainings
+from rung.api import health, inference, jobs, keys, models, releases, retrainings
 from rung.api.access import Access
 from rung.api.answers import components
+from rung.api.inference import Results
 from rung.api.keys import KeyMade, KeyShown
 from rung.api.roles import finder
 from rung.api.services import Services
 from rung.catalog.models import Entry
 from rung.domain.errors import InvalidInput, RungError
+from rung.domain.inference import InferenceRequest
 from rung.domain.jobs import Job
 from rung.domain.models import Manifest
 from rung.domain.releases import Release
@@ -28,11 +30,12 @@ from rung.store.audit import AuditLine
 
 __all__ = ["Failure", "create", "document"]
 
-_PARTS = (health, models, releases, retrainings, jobs, keys)
+_PARTS = (health, models, releases, retrainings, inference, jobs, keys)
 """Where routes are."""
 _SHOWN = (
     AuditLine,
     Entry,
+    InferenceRequest,
     Job,
     KeyMade,
     KeyShown,
@@ -40,6 +43,7 @@ _SHOWN = (
     PartHealth,
     ProjectStatus,
     Release,
+    Results,
     Retraining,
 )
 """What answers are made of."""
@@ -48,6 +52,7 @@ _TAGS = [
     {"name": "models", "description": "Models and their versions, as they lie in the repository."},
     {"name": "releases", "description": "Which versions answer whom. Every move is a link of the model's ledger."},
     {"name": "retrainings", "description": "Why a model was trained anew, and what was decided at each step."},
+    {"name": "asking later", "description": "Requests of a model that are answered later, when nobody else asks."},
     {"name": "jobs", "description": "Work that can wait."},
     {"name": "keys", "description": "Who may call, and who changed what."},
 ]

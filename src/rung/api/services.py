@@ -11,7 +11,9 @@ from rung.fleet.loop import PartHealth
 from rung.fleet.status import ProjectStatus
 from rung.jobs.queue import JobStore
 from rung.loop.retrainer import Retrainer
+from rung.offline.requests import Requests
 from rung.ports import BlobStore
+from rung.settings.offline import OfflineSection
 from rung.store.access import KeyStore
 from rung.store.audit import AuditLog
 
@@ -36,6 +38,13 @@ class Services(msgspec.Struct, frozen=True):
     keys: KeyStore
     """Keys of callers; empty where only this machine can call."""
     audit: AuditLog
+    requests: Requests
+    """Requests that are answered later."""
+    offline: OfflineSection = OfflineSection()
+    named: frozenset[str] = frozenset()
+    """Models that answer without a version in the repository."""
+    closing: Callable[[], bool] = bool
+    """Whether the control plane is about to end."""
 
 
 def _services(request: Request) -> Services:

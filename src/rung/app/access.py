@@ -109,7 +109,9 @@ def follow(
     Raises:
         ConfigurationError: `key_store` names no store.
     """
-    keys = KeyStore(open_store(settings.key_store), setup.settings.control.keys if setup is not None else ())
+    static = setup.settings.control.keys if setup is not None else ()
+    workers = (setup.key,) if setup is not None and setup.key else ()
+    keys = KeyStore(open_store(settings.key_store), static, workers)
     if setup is not None:
         return Following(keys, guard, setup.name, _replicas_here, certificate)
     # The port tells processes of one folder apart, and stays the same when one is started again.

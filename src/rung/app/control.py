@@ -13,6 +13,7 @@ from rung.api import server
 from rung.api.application import create
 from rung.api.services import Services
 from rung.app.access import open_certificate, reread
+from rung.app.asking import queue_of
 from rung.app.handlers import SUBMITTED
 from rung.domain.jobs import NewJob
 from rung.fleet import report
@@ -31,6 +32,7 @@ from rung.loop.alerting import Alerting
 from rung.loop.measuring import last
 from rung.loop.retrainer import Retrainer
 from rung.loop.triggers import read_policy as read_policy_of_retraining
+from rung.offline.requests import Requests
 from rung.ports import BlobStore
 from rung.settings import ProjectSettings
 from rung.settings.project import ModelSettings
@@ -41,6 +43,8 @@ from rung.store.database import open_database
 
 __all__ = ["run"]
 
+_REQUESTS_EVERY = 2.0
+"""Seconds between two looks for deadlines that have passed, and for answers that are old enough."""
 _REMEMBERED = 7 * 86_400.0
 """Seconds for which jobs that have ended can still be looked at. Dead ones stay until somebody decides."""
 _EVERY_FIVE_MINUTES = "*/5 * * * *"
@@ -72,6 +76,9 @@ async def _serve(setup: Setup, jobs: JobStore, announce: Callable[[Ready], None]
     retrainer = Retrainer(jobs, repository, open_store(settings.project.data), settings.models)
     # Of the loop that these parts are of, which is there by the time one of them asks.
     parts = _parts(settings, repository, jobs, retrainer, lambda: loop.health())  # noqa: PLW0108
+    asked = Requests(jobs.database, queue_of(settings, jobs.database))
+    parts.append(Part("requests", lambda: asked.turn(settings.offline.keep_days * 86_400.0), every=_REQUESTS_EVERY))
+    stop = asyncio.Event()
     certificate = open_certificate(*settings.control_certificate)
     if certificate is not None:
         parts.append(Part("certificate", lambda: reread(certificate), every=_CERTIFICATE_EVERY))
@@ -89,8 +96,11 @@ async def _serve(setup: Setup, jobs: JobStore, announce: Callable[[Ready], None]
         retrainings=lambda model: requests.retrainings(open_store(settings.project.data), model),
         keys=KeyStore(open_store(settings.serve.key_store), control.keys),
         audit=AuditLog(),
+        requests=asked,
+        offline=settings.offline,
+        named=frozenset(name for name, model in settings.models.items() if model.serve.model),
+        closing=stop.is_set,
     )
-    stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     host = control.host or settings.serve.host

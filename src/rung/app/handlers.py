@@ -13,7 +13,18 @@ from rung.loop.chain import KINDS
 from rung.settings.file import load_project
 from rung.store.blobs import open_store
 
-__all__ = ["HANDLERS", "SUBMITTED", "erase", "notify", "retrain_due", "retrain_step", "train", "verify", "watch"]
+__all__ = [
+    "HANDLERS",
+    "SUBMITTED",
+    "call_back",
+    "erase",
+    "notify",
+    "retrain_due",
+    "retrain_step",
+    "train",
+    "verify",
+    "watch",
+]
 
 HANDLERS: dict[str, Handler] = {
     "alerts.notify": Handler("rung.app.handlers:notify", limit=2),
@@ -24,6 +35,7 @@ HANDLERS: dict[str, Handler] = {
     "models.watch": Handler("rung.app.handlers:watch", limit=1, process=True),
     "predictions.erase": Handler("rung.app.handlers:erase", limit=1, process=True),
     "predictions.maintain": Handler("rung.data.predictions:maintain", limit=1, process=True),
+    "requests.call": Handler("rung.app.handlers:call_back", limit=2),
     "retrain.due": Handler("rung.app.handlers:retrain_due", limit=1, process=True),
     **{kind: Handler("rung.app.handlers:retrain_step", limit=1, process=True) for kind in KINDS},
 }
@@ -90,6 +102,17 @@ def notify(context: JobContext) -> dict[str, Any]:
     from rung.loop import notify as telling
 
     return telling.send(load_project(Path()).alerts, context.arguments, context.job.idempotency_key)
+
+
+def call_back(context: JobContext) -> dict[str, Any]:
+    """Tell that a request has been answered, where it said; the platform's own."""
+    from rung.offline import callbacks
+    from rung.store.database import open_database
+
+    project = load_project(Path())
+    with open_database(project.project.store) as database:
+        request = str(context.arguments["request"])
+        return callbacks.call(project.offline, database, request, context.job.idempotency_key)
 
 
 def watch(context: JobContext) -> dict[str, Any]:

@@ -107,7 +107,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        queue: Queue,
+        queue: Callable[[], Queue],
         database: Database,
         door: Door,
         options: DispatchOptions | None = None,
@@ -193,7 +193,7 @@ class Dispatcher:
         room = want - len(self._waiting) - len(self._asking)
         if 2 * room < want:
             return 0
-        leases = await self._hop(lambda: self._queue.take(room))
+        leases = await self._hop(lambda: self._queue().take(room))
         if not leases:
             return 0
         items = await self._hop(lambda: read(self._database, [lease.message.id for lease in leases]))
@@ -202,7 +202,13 @@ class Dispatcher:
         return len(leases)
 
     def _begin(self, lease: Lease, items: Mapping[str, AskedItem]) -> None:
-        item = items.get(lease.message.id)
+        name = lease.message.id
+        known = self._asking[name][0] if name in self._asking else None
+        known = known or next((held for held in self._waiting if held.lease.message.id == name), None)
+        if known is not None:
+            known.lease = lease  # given to us again: only the newer lease counts
+            return
+        item = items.get(name)
         if item is None:
             # It has ended: given twice, cancelled, or forgotten.
             self._outcomes.append(Outcome(lease))
@@ -231,7 +237,7 @@ class Dispatcher:
             write(connection, held, results, now)
 
         try:
-            await self._hop(lambda: self._queue.settle(outcomes, beside))
+            await self._hop(lambda: self._queue().settle(outcomes, beside))
         except BaseException:
             self._outcomes = [*outcomes, *self._outcomes]
             raise
@@ -246,7 +252,7 @@ class Dispatcher:
         leases = [one.lease for one in held]
         if not leases:
             return
-        kept = await self._hop(lambda: self._queue.renew(leases))
+        kept = await self._hop(lambda: self._queue().renew(leases))
         for one in held:
             name = one.lease.message.id
             if name in kept:
@@ -259,7 +265,7 @@ class Dispatcher:
 
     def _give_back(self) -> None:
         """Let others have what no replica takes, so that what is more urgent comes first when one does."""
-        if "free return" not in self._queue.means.promises:
+        if not self._waiting or "free return" not in self._queue().means.promises:
             return
         late = [held for held in self._waiting if time.monotonic() - held.since > _PATIENCE]
         if late:

@@ -61,11 +61,15 @@ class Requests:
         2. An item ends once, and what it ended with does not change, but for `replay`.
     """
 
-    def __init__(self, database: Database, queue: Queue, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, database: Database, queue: Callable[[], Queue], clock: Callable[[], float] = time.time) -> None:
         self._database = database
         self._queue = queue
         self._clock = clock
-        self._whole = "all or none" in queue.means.promises
+
+    @property
+    def _whole(self) -> bool:
+        """Whether what is put into the queue and what is written beside it are one."""
+        return "all or none" in self._queue().means.promises
 
     def accept(self, new: NewRequest) -> InferenceRequest:
         """Take a request, or find the one that was taken before with the same idempotency key.
@@ -79,6 +83,7 @@ class Requests:
         # In the order of their times, and nobody guesses one.
         request = f"{int(now * 1000):011x}{secrets.token_hex(6)}"
         digest = _digest(new)
+        queued = now if self._whole else 0.0
 
         def write(connection: Connection) -> None:
             if new.idempotency_key:
@@ -86,7 +91,7 @@ class Requests:
                 known = _known(connection, new)
                 if known is not None:
                     raise _Known(known.id, known.digest)
-            connection.execute(insert(REQUESTS), _row(new, request, digest, now, now if self._whole else 0.0))
+            connection.execute(insert(REQUESTS), _row(new, request, digest, now, queued))
             connection.execute(insert(ITEMS), _items(new, request))
 
         messages = [_message(new, request, place) for place in range(len(new.items))]
@@ -103,7 +108,7 @@ class Requests:
 
     def _put(self, request: str, messages: Sequence[Message], write: Callable[[Connection], None]) -> None:
         try:
-            self._queue.put(messages, write)
+            self._queue().put(messages, write)
         except (NotReady, StorageFull):
             if self._whole or not self._database.read(lambda one: _find(one, request, None)):
                 raise
@@ -240,6 +245,8 @@ class Requests:
         if not found:
             raise Conflict(f"request {request} has no item that is {' or '.join(states)}")
 
+        queued = self._clock() if self._whole else 0.0
+
         def write(connection: Connection) -> None:
             hold(connection, [request])
             change = {
@@ -251,7 +258,7 @@ class Requests:
             }
             if connection.execute(update(ITEMS).where(*lost).values(**change)).rowcount != len(found):
                 raise Conflict(f"request {request} was changed meanwhile: look at it again")
-            open_again = {"finished": None, "reason": "", "queued": self._clock() if self._whole else 0.0}
+            open_again = {"finished": None, "reason": "", "queued": queued}
             connection.execute(update(REQUESTS).where(REQUESTS.c.id == request).values(**open_again))
 
         self._put(request, [_again(row, place, replays + 1) for place, replays in found], write)
@@ -263,8 +270,8 @@ class Requests:
         For the control plane to call again and again; any number of them may.
         """
         self._expire()
-        self._resend()
         self._purge(keep_seconds)
+        self._resend()
 
     def _expire(self) -> None:
         now = self._clock()
@@ -291,7 +298,7 @@ class Requests:
             return
         now = self._clock()
         lost = (REQUESTS.c.queued == 0) & (REQUESTS.c.created < now - _QUEUED_ANEW)
-        if self._queue.means.ack == "memory":
+        if self._queue().means.ack == "memory":
             lost |= REQUESTS.c.queued.between(1, now - _LOST)
         query = select(REQUESTS).where(REQUESTS.c.finished.is_(None), lost).limit(_AT_ONCE)
         for row in self._database.read(lambda connection: connection.execute(query).all()):
@@ -301,7 +308,7 @@ class Requests:
                 .order_by(ITEMS.c.place)
             )
             found = self._database.read(lambda connection, items=items: connection.execute(items).all())
-            self._queue.put([_again(row, place, replays) for place, replays in found])
+            self._queue().put([_again(row, place, replays) for place, replays in found])
             self._queued([row.id])
 
     def _purge(self, keep_seconds: float) -> None:

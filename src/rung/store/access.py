@@ -45,11 +45,12 @@ class Spent(msgspec.Struct):
 
 
 class KeyStore:
-    """The keys of a project. `static` are those out of its settings."""
+    """The keys of a project. `static` are those out of its settings, `workers` that of its own workers."""
 
-    def __init__(self, store: BlobStore, static: Iterable[str] = ()) -> None:
+    def __init__(self, store: BlobStore, static: Iterable[str] = (), workers: Iterable[str] = ()) -> None:
         self._store = store
         self._static = tuple(static)
+        self._workers = tuple(workers)
         self._lock = Lock()
         self._read: dict[str, Key | Revocation | str] = {}
         """What was read before: files do not change. A text says what is wrong with one."""
@@ -115,6 +116,7 @@ class KeyStore:
                     (one for one in found if isinstance(one, Revocation)),
                     unreadable=(one for one in found if isinstance(one, str)),
                     static=self._static,
+                    workers=self._workers,
                 )
             return self._ring
 

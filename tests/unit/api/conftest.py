@@ -16,9 +16,11 @@ from rung.fleet import report
 from rung.fleet.loop import PartHealth
 from rung.fleet.policy import read_policy
 from rung.fleet.status import observe
+from rung.jobs.brokers import QueuePlace, open_queue
 from rung.jobs.queue import JobStore
 from rung.loop import requests
 from rung.loop.retrainer import Retrainer
+from rung.offline.requests import Requests
 from rung.settings.project import ModelSettings
 from rung.store.access import KeyStore
 from rung.store.audit import AuditLog
@@ -39,6 +41,7 @@ def services(tmp_path: Path) -> Iterator[Services]:
         catalog.register(repository, artifact, name="tiny")
     with open_database(f"sqlite:///{tmp_path}/rung.db") as database:
         jobs = JobStore(database)
+        queue = open_queue(QueuePlace("sql", "test"), database)
         yield Services(
             repository=repository,
             jobs=jobs,
@@ -52,6 +55,7 @@ def services(tmp_path: Path) -> Iterator[Services]:
             retrainings=lambda model: requests.retrainings(data, model),
             keys=KeyStore(DiskStore(tmp_path / "access")),
             audit=AuditLog(tmp_path / "audit"),
+            requests=Requests(database, lambda: queue),
         )
 
 

@@ -28,6 +28,10 @@ __all__ = ["NatsQueue", "open_nats"]
 
 _SAME_SECONDS = 120.0
 """Time for which the server knows a message again that is put twice."""
+_OUT_SECONDS = 0.02
+"""Time that the server waits for the end of a message of a key before it says that there is none."""
+_OUT_AGAIN = 0.1
+"""Time after which it is asked again."""
 _ENVELOPE = 4096
 """Bytes of a message beside its body."""
 _MEMORY = (
@@ -58,7 +62,9 @@ class NatsQueue:
         self._stream = f"rung-{name}"
         self._seconds = lease_seconds
         self._replicas = replicas
-        self._keyed_first = False
+        self._turn = 0
+        self._busy: dict[str, float] = {}
+        """Lines of keys whose message is out -> until when they need not be asked."""
         self._link.run(self._prepare)
         self.means = Means(
             ack="replicated" if replicas >= 3 else "memory",
@@ -86,6 +92,8 @@ class NatsQueue:
             self._run(lambda: self._link.tell([(lease.handle.reply, b"+WPI") for lease in held]))
         for lease in held:
             lease.handle.until = now + self._seconds
+            if lease.message.key:
+                self._busy[line_of(lease.message)] = now + self._seconds
         return {lease.message.id for lease in held}
 
     def settle(self, outcomes: Sequence[Outcome], beside: Beside | None = None) -> set[str]:
@@ -106,6 +114,9 @@ class NatsQueue:
             self._run(lambda: self._link.tell(answers))
         except NotReady as error:
             _log.warning("messages will come again", action="acknowledgement_lost", reason=str(error), count=len(held))
+        for outcome in held:
+            if outcome.lease.message.key:
+                self._busy[line_of(outcome.lease.message)] = now + outcome.delay
         return {outcome.lease.message.id for outcome in held}
 
     def close(self) -> None:
@@ -151,20 +162,26 @@ class NatsQueue:
     async def _take(self, count: int) -> list[Lease]:
         began = time.monotonic()
         waiting = await self._link.lines(self._stream)
-        parts = [line for line in waiting if line.isdecimal()]
-        parts = parts[self._link.turn % len(parts) :] + parts[: self._link.turn % len(parts)] if parts else []
+        free = [line for line in waiting if line.isdecimal() and self._busy.get(line, 0.0) <= began]
+        self._turn += 1
+        first = self._turn % len(free) if free else 0
+        parts = free[first:] + free[:first]
         # Keyed ones are of normal priority: these two take turns.
-        self._keyed_first = not self._keyed_first
-        middle = [parts, ["normal"]] if self._keyed_first else [["normal"], parts]
+        middle = [parts, ["normal"]] if self._turn % 2 else [["normal"], parts]
         leases: list[Lease] = []
         for lines in (["high"], *middle, ["low"]):
             room = count - len(leases)
             wanted = [line for line in lines if line in waiting][:room]
             if wanted:
-                share = 1 if wanted[0].isdecimal() else room
-                pulls = [self._link.pull(self._stream, line, share) for line in wanted]
-                for found in await asyncio.gather(*pulls):
-                    leases += await self._leased(found, began)
+                found = await asyncio.gather(*(self._pull(line, room, began) for line in wanted))
+                leases += [lease for part in found for lease in part]
+        return leases
+
+    async def _pull(self, line: str, room: int, began: float) -> list[Lease]:
+        if not line.isdecimal():
+            return await self._leased(await self._link.pull(self._stream, line, room), began)
+        leases = await self._leased(await self._link.pull(self._stream, line, 1, _OUT_SECONDS), began)
+        self._busy[line] = began + (self._seconds if leases else _OUT_AGAIN)
         return leases
 
     async def _leased(self, found: list[Any], began: float) -> list[Lease]:

@@ -46,8 +46,6 @@ class NatsLink:
         self._pulls: dict[str, asyncio.Queue[Any]] = {}
         self._acknowledged: dict[str, asyncio.Future[bytes]] = {}
         self._said = ""
-        self.turn = 0
-        """Grows with every look at the lines."""
         try:
             self._call(lambda: self._connect(list(servers)))
         except BaseException:
@@ -103,7 +101,6 @@ class NatsLink:
 
     async def lines(self, stream: str) -> list[str]:
         """The last words of the subjects that hold messages."""
-        self.turn += 1
         reply = await self._connection.request(
             f"$JS.API.STREAM.INFO.{stream}", _json({"subjects_filter": f"{stream}.*"}), timeout=_PATIENCE
         )
@@ -136,15 +133,15 @@ class NatsLink:
                 if b'"error"' in answer:
                     raise self._nats.js.errors.APIError.from_error(msgspec.json.decode(answer)["error"])
 
-    async def pull(self, stream: str, consumer: str, batch: int) -> list[Any]:
-        """Up to so many messages that the server has now."""
+    async def pull(self, stream: str, consumer: str, batch: int, wait: float = 0.0) -> list[Any]:
+        """Up to so many messages that the server has now; where all are out already, it says so after `wait`."""
         number = str(next(self._numbers))
         arrived = self._pulls[number] = asyncio.Queue()
         found: list[Any] = []
         try:
             await self._connection.publish(
                 f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}",
-                _json({"batch": batch, "no_wait": True}),
+                _json({"batch": batch, "no_wait": True, **({"expires": int(wait * 1e9)} if wait else {})}),
                 reply=f"{self._inbox}.p.{number}",
             )
             async with asyncio.timeout(_PATIENCE):

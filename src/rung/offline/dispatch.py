@@ -19,16 +19,15 @@ import structlog
 from rung.domain.errors import NotReady, RungError
 from rung.domain.inference import AskedItem, Taken, judge
 from rung.domain.messages import Lease, Outcome, failed, unfit
+from rung.domain.predictions import LOWEST
 from rung.offline.door import Ask, Broken, Door, Reply
 from rung.offline.endings import Result, write
 from rung.offline.reading import read
 from rung.ports import Queue
 from rung.store.database import Database
 
-__all__ = ["LOWEST", "DispatchOptions", "Dispatcher", "Pace"]
+__all__ = ["DispatchOptions", "Dispatcher", "Pace"]
 
-LOWEST = 999
-"""The priority of what is asked: only when nobody else asks."""
 _T = TypeVar("_T")
 _FIRST_POLL = 0.02
 _PATIENCE = 5.0

@@ -19,6 +19,7 @@ from rung.cli.declared import init as _init
 from rung.cli.declared import jobs as _jobs
 from rung.cli.declared import keys as _keys
 from rung.cli.declared import log as _log
+from rung.cli.declared import mapreduce as _mapreduce
 from rung.cli.declared import models as _models
 from rung.cli.declared import plan as _plan
 from rung.cli.declared import quality as _quality
@@ -94,6 +95,7 @@ for _declared in (
     _experiment,
     _retrain,
     _score,
+    _mapreduce,
     _log,
     _drift,
     _quality,

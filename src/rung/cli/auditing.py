@@ -27,6 +27,7 @@ CHANGES = frozenset(
         "keys create",
         "keys revoke",
         "log erase",
+        "mapreduce",
         "models delete",
         "models import",
         "models register",

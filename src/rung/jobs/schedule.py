@@ -59,7 +59,7 @@ class Tick(msgspec.Struct, frozen=True):
 
 
 def moment_of(job: Job) -> float:
-    """The tick that a job was submitted for, in seconds since the epoch; of one that no schedule submitted, when it was.
+    """The tick that a job was submitted for, in seconds since the epoch; without a schedule, when it was submitted.
 
     However late it is done, and however often it is tried, it is the same.
     """

@@ -80,7 +80,7 @@ def open_sink(order: Order, place: Place, answerer: "Answerer", as_of: str, fold
             from rung.offline.scoring.scores import Scores
 
             return Scores(store, identity, order.key, order.group, answerer.answers, days=order.days)
-        return tables.open_table(order.out, identity, order.key, folder)
+        return tables.open_table(order.out, msgspec.structs.asdict(identity), order.key, folder)
     suffix = place.target.suffix.lower()
     encode = appended(suffix)
     if encode is not None:

@@ -4,7 +4,7 @@ A row that is written again is replaced, so that a run which was cut off, or is 
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,11 +35,15 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class Table:
-    """A table of the user's own: made where it is not there, with a column for each of the result's."""
+    """A table of the user's own: made where it is not there, with a column for each of the result's.
 
-    def __init__(self, engine: Engine, name: str, identity: Identity, key: Sequence[str], shown: str) -> None:
-        self._engine, self._name, self._identity, self._key, self._shown = engine, name, identity, tuple(key), shown
-        self._ready: dict[str, str] | None = None
+    Rows are found by the columns of `same`, which have one value in all of them, and those of `key`.
+    """
+
+    def __init__(self, engine: Engine, name: str, same: Mapping[str, Any], key: Sequence[str], shown: str) -> None:
+        self._engine, self._name, self._same, self._shown = engine, name, dict(same), shown
+        self._key = tuple(key)
+        self._ready = False
 
     def begin(self, mark: Any) -> None:
         """What was not committed is written again, over itself."""
@@ -54,9 +58,7 @@ class Table:
             raise InvalidData(f"the key {nulls[0]!r} is empty in some rows: no row of a table can be found by it")
         table = rows.with_columns(
             *(pl.Series(name, [msgspec.json.encode(one).decode() for one in rows[name].to_list()]) for name in lists),
-            pl.lit(self._identity.model).alias("model"),
-            pl.lit(self._identity.version).alias("version"),
-            pl.lit(self._identity.as_of).alias("as_of"),
+            *(pl.lit(value).alias(name) for name, value in self._same.items()),
         )
         with _errors(self._shown), self._engine.begin() as connection:
             statement = self._statement(connection, table)
@@ -71,24 +73,25 @@ class Table:
         self._engine.dispose()
 
     def _statement(self, connection: Connection, table: "pl.DataFrame") -> str:
-        if self._ready is None:
+        if not self._ready:
             self._make(connection, table)
-            self._ready = {}
+            self._ready = True
         names = table.columns
-        same = ["model", "version", "as_of", *self._key]
+        same = [*self._same, *self._key]
         others = [name for name in names if name not in same]
         columns, marks = ", ".join(map(_quoted, names)), ", ".join(f":{mark}" for mark in _marks(names))
         changes = ", ".join(f"{_quoted(name)} = excluded.{_quoted(name)}" for name in others)
+        then = f"UPDATE SET {changes}" if changes else "NOTHING"
         # Names are quoted and values are parameters.
         return (
             f"INSERT INTO {self._name} ({columns}) VALUES ({marks}) "  # noqa: S608
-            f"ON CONFLICT ({', '.join(map(_quoted, same))}) DO UPDATE SET {changes}"
+            f"ON CONFLICT ({', '.join(map(_quoted, same))}) DO {then}"
         )
 
     def _make(self, connection: Connection, table: "pl.DataFrame") -> None:
         found = inspect(connection)
         if not found.has_table(self._name):
-            same = ["model", "version", "as_of", *self._key]
+            same = [*self._same, *self._key]
             columns = [f"{_quoted(name)} {_type(table.schema[name])}" for name in table.columns]
             primary = f"PRIMARY KEY ({', '.join(map(_quoted, same))})"
             connection.execute(text(f"CREATE TABLE {self._name} ({', '.join([*columns, primary])})"))
@@ -99,7 +102,7 @@ class Table:
             raise ConfigurationError(
                 f"the table {self._name} of {self._shown} has no column {missing[0]!r}: drop it, or name another table"
             )
-        wanted = {"model", "version", "as_of", *self._key}
+        wanted = {*self._same, *self._key}
         keys = [found.get_pk_constraint(self._name)["constrained_columns"]]
         keys += [one["column_names"] for one in found.get_unique_constraints(self._name)]
         keys += [one["column_names"] for one in found.get_indexes(self._name) if one["unique"]]
@@ -110,7 +113,7 @@ class Table:
             )
 
 
-def open_table(url: str, identity: Identity, key: Sequence[str], folder: Path = Path()) -> Table:
+def open_table(url: str, same: Mapping[str, Any], key: Sequence[str], folder: Path = Path()) -> Table:
     """The table at `sqlite:PATH?table=NAME` or `postgresql://user@host/database?table=NAME`.
 
     Raises:
@@ -124,14 +127,14 @@ def open_table(url: str, identity: Identity, key: Sequence[str], folder: Path = 
         raise ConfigurationError(f"{place!r} needs ?table=NAME, a plain name, and nothing else: where do the rows go?")
     if url.startswith("sqlite:"):
         path = place.removeprefix("sqlite:").removeprefix("///")
-        return Table(_sqlite(folder / path), name, identity, key, place)
+        return Table(_sqlite(folder / path), name, same, key, place)
     try:
         import psycopg  # noqa: F401 - asks whether it is there
     except ImportError:
         raise MissingDependency("postgresql: tables need psycopg: pip install 'rung[postgres]'") from None
     parsed = make_url(place).set(drivername="postgresql+psycopg")
     shown = parsed.set(drivername="postgresql").render_as_string()
-    return Table(create_engine(parsed, connect_args={"connect_timeout": 10}), name, identity, key, shown)
+    return Table(create_engine(parsed, connect_args={"connect_timeout": 10}), name, same, key, shown)
 
 
 def _sqlite(path: Path) -> Engine:

@@ -17,7 +17,6 @@ from rung.store.database import Database
 
 __all__ = ["dispatcher", "queue_of"]
 
-_LEASE_SECONDS = 30.0
 _FRESH = 0.5
 """Seconds for which the addresses of replicas count."""
 
@@ -28,7 +27,7 @@ def queue_of(settings: ProjectSettings, database: Database) -> Callable[[], Queu
     A server that is away when the project starts must keep neither the control plane nor a worker from starting.
     """
     name = re.sub("[^a-z0-9]+", "-", settings.project.name.lower()).strip("-")[:50]
-    place = QueuePlace(settings.project.queue, f"{name or 'rung'}-inference", _LEASE_SECONDS)
+    place = QueuePlace(settings.project.queue, f"{name or 'rung'}-inference", settings.offline.lease_seconds)
     found: list[Queue] = []
     lock = Lock()
 
@@ -47,7 +46,7 @@ def dispatcher(setup: Setup, database: Database) -> Dispatcher:
     options = DispatchOptions(
         in_flight=offline.in_flight,
         answer_seconds=offline.answer_seconds,
-        lease_seconds=_LEASE_SECONDS,
+        lease_seconds=offline.lease_seconds,
         poll_seconds=workers.poll_seconds,
         drain_seconds=workers.drain_seconds,
         key=offline.key or setup.key,

@@ -136,15 +136,17 @@ class Requests:
 
     def find(
         self,
-        model: str,
+        model: str = "",
         *,
         owner: str | None = None,
         state: Literal["open", "dead"] | None = None,
         before: str = "",
         limit: int = 100,
     ) -> list[InferenceRequest]:
-        """Requests of a model, the newest first: of one owner, still open or with dead items, before an id."""
-        query = select(REQUESTS).where(REQUESTS.c.model == model).order_by(REQUESTS.c.id.desc()).limit(limit)
+        """Requests, the newest first: of a model, of an owner, still open or with dead items, before an id."""
+        query = select(REQUESTS).order_by(REQUESTS.c.id.desc()).limit(limit)
+        if model:
+            query = query.where(REQUESTS.c.model == model)
         if owner is not None:
             query = query.where(REQUESTS.c.owner == owner)
         if before:

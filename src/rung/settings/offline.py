@@ -19,6 +19,8 @@ class OfflineSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Most requests that a worker has with the replicas at once. While others ask, it has fewer."""
     answer_seconds: _Seconds = 300.0
     """Time that one item gets at a replica before that counts as a failed try."""
+    lease_seconds: Annotated[float, msgspec.Meta(ge=1)] = 15.0
+    """Seconds without a sign of life after which what a worker has goes to another; it gives one every third of that."""
     keep_days: _Seconds = 7.0
     """Days for which answers are kept after the last item of a request has ended."""
     url: str = ""

@@ -20,7 +20,7 @@ class OfflineSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     answer_seconds: _Seconds = 300.0
     """Time that one item gets at a replica before that counts as a failed try."""
     lease_seconds: Annotated[float, msgspec.Meta(ge=1)] = 15.0
-    """Seconds without a sign of life after which what a worker has goes to another; it gives one every third of that."""
+    """Seconds without a sign of life after which what a worker has goes to another."""
     keep_days: _Seconds = 7.0
     """Days for which answers are kept after the last item of a request has ended."""
     url: str = ""

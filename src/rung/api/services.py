@@ -12,6 +12,7 @@ from rung.fleet.status import ProjectStatus
 from rung.jobs.queue import JobStore
 from rung.loop.retrainer import Retrainer
 from rung.offline.requests import Requests
+from rung.offline.scoring.scores import ScoreStore
 from rung.ports import BlobStore
 from rung.settings.offline import OfflineSection
 from rung.store.access import KeyStore
@@ -40,6 +41,8 @@ class Services(msgspec.Struct, frozen=True):
     audit: AuditLog
     requests: Requests
     """Requests that are answered later."""
+    scores: ScoreStore
+    """Answers to data sets, by key."""
     offline: OfflineSection = OfflineSection()
     named: frozenset[str] = frozenset()
     """Models that answer without a version in the repository."""

@@ -33,6 +33,8 @@ from rung.loop.measuring import last
 from rung.loop.retrainer import Retrainer
 from rung.loop.triggers import read_policy as read_policy_of_retraining
 from rung.offline.requests import Requests
+from rung.offline.scoring.schedule import schedules as score_schedules
+from rung.offline.scoring.scores import ScoreStore
 from rung.ports import BlobStore
 from rung.settings import ProjectSettings
 from rung.settings.project import ModelSettings
@@ -97,6 +99,7 @@ async def _serve(setup: Setup, jobs: JobStore, announce: Callable[[Ready], None]
         keys=KeyStore(open_store(settings.serve.key_store), control.keys),
         audit=AuditLog(),
         requests=asked,
+        scores=ScoreStore(jobs.database),
         offline=settings.offline,
         named=frozenset(name for name, model in settings.models.items() if model.serve.model),
         closing=stop.is_set,
@@ -168,7 +171,7 @@ def _schedules(settings: ProjectSettings) -> list[Schedule]:
         if policy.cron:
             due = NewJob(kind="retrain.due", arguments={"model": name})
             schedules.append(Schedule(name=f"retrain:{name}", cron=policy.cron, job=due))
-    return schedules
+    return schedules + score_schedules(settings.models)
 
 
 def _experiment(settings: ProjectSettings, repository: BlobStore, model: str) -> dict[str, Any]:

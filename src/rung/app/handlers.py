@@ -21,6 +21,7 @@ __all__ = [
     "notify",
     "retrain_due",
     "retrain_step",
+    "score",
     "train",
     "verify",
     "watch",
@@ -29,7 +30,12 @@ __all__ = [
 HANDLERS: dict[str, Handler] = {
     "alerts.notify": Handler("rung.app.handlers:notify", limit=2),
     # In processes of their own: what they import would stay in an idle worker.
-    # One at a time: it takes all cores.
+    **{
+        f"mapreduce.{step}": Handler("rung.offline.mapreduce.run:do", process=True)
+        for step in ("map", "shuffled", "reduce", "finish")
+    },
+    # One at a time: they take all cores.
+    "models.score": Handler("rung.app.handlers:score", limit=1, process=True),
     "models.train": Handler("rung.app.handlers:train", limit=1, process=True),
     "models.verify": Handler("rung.app.handlers:verify", limit=1, process=True),
     "models.watch": Handler("rung.app.handlers:watch", limit=1, process=True),
@@ -41,7 +47,7 @@ HANDLERS: dict[str, Handler] = {
 }
 """Kind of a job -> the function that does it."""
 
-SUBMITTED: tuple[str, ...] = ("models.train", "models.verify", "predictions.erase")
+SUBMITTED: tuple[str, ...] = ("models.score", "models.train", "models.verify", "predictions.erase")
 """Kinds that may be submitted by request; the others are the platform's own."""
 
 _Arguments = TypeVar("_Arguments", bound=msgspec.Struct)
@@ -59,6 +65,11 @@ class _Training(msgspec.Struct, forbid_unknown_fields=True):
 
 class _Model(msgspec.Struct, forbid_unknown_fields=True):
     model: str
+
+
+class _Scoring(msgspec.Struct, forbid_unknown_fields=True):
+    model: str
+    name: str
 
 
 class _Retraining(msgspec.Struct, forbid_unknown_fields=True):
@@ -92,6 +103,28 @@ def train(context: JobContext) -> dict[str, Any]:
     job = f"{context.job.id}-{context.job.created:.6f}"
     found = submitted.train(
         Path(), job, wanted.model, wanted.set, progress=context.progress, should_stop=context.should_stop
+    )
+    result: dict[str, Any] = msgspec.to_builtins(found)
+    return result
+
+
+def score(context: JobContext) -> dict[str, Any]:
+    """Score a data set of the project: `{"model": NAME, "name": NAME}`, as `[models.MODEL.score.NAME]` says.
+
+    Tried again, it goes on where the try before was cut off.
+    """
+    from rung.jobs.schedule import moment_of
+    from rung.offline.scoring import run, schedule
+
+    wanted, project = _arguments(context, _Scoring), load_project(Path())
+    order = schedule.order_of(project.models, wanted.model, wanted.name, moment_of(context.job))
+    found = run.score(
+        order,
+        Path(),
+        open_store(project.project.repository),
+        project.project.store,
+        progress=lambda done, of: context.progress(done / of if of else 0.0, f"{done:,} rows"),
+        should_stop=context.should_stop,
     )
     result: dict[str, Any] = msgspec.to_builtins(found)
     return result

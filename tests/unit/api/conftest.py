@@ -21,6 +21,7 @@ from rung.jobs.queue import JobStore
 from rung.loop import requests
 from rung.loop.retrainer import Retrainer
 from rung.offline.requests import Requests
+from rung.offline.scoring.scores import ScoreStore
 from rung.settings.project import ModelSettings
 from rung.store.access import KeyStore
 from rung.store.audit import AuditLog
@@ -56,6 +57,7 @@ def services(tmp_path: Path) -> Iterator[Services]:
             keys=KeyStore(DiskStore(tmp_path / "access")),
             audit=AuditLog(tmp_path / "audit"),
             requests=Requests(database, lambda: queue),
+            scores=ScoreStore(database),
         )
 
 

@@ -32,6 +32,8 @@ _T = TypeVar("_T")
 _FIRST_POLL = 0.02
 _PATIENCE = 5.0
 """Seconds for which an item is kept that no replica takes, where others may have it without harm."""
+_SUSPECT = 2
+"""Tries after which an item is asked alone."""
 _log = structlog.get_logger("rung.offline")
 
 
@@ -213,12 +215,20 @@ class Dispatcher:
             self._outcomes.append(Outcome(lease))
             self._changed.set()
             return
-        end = unfit(lease, self._clock())
-        if end is not None:
-            late = bool(lease.message.deadline) and self._clock() >= lease.message.deadline
-            self._end(end, Result(state="expired" if late else "dead", error=end.reason))
-            return
-        self._waiting.append(_Held(lease, item, time.monotonic()))
+        if not self._unfit(lease):
+            self._waiting.append(_Held(lease, item, time.monotonic()))
+
+    def _unfit(self, lease: Lease) -> bool:
+        """End what must not be asked: its deadline has passed, or it has killed its workers."""
+        end, deadline = unfit(lease, self._clock()), lease.message.deadline
+        if end is None:
+            return False
+        if deadline and self._clock() >= deadline:
+            # Nothing is wrong with the message.
+            self._end(Outcome(lease), Result(state="expired", error=end.reason))
+        else:
+            self._end(end, Result(state="dead", error=end.reason))
+        return True
 
     def _end(self, outcome: Outcome, result: Result | None = None) -> None:
         if result is not None:
@@ -278,10 +288,11 @@ class Dispatcher:
 
     def _send(self) -> None:
         while self._waiting and not self._stopping and not self._pace.wait(time.monotonic(), len(self._asking)):
+            suspect = self._waiting[0].lease.attempts > _SUSPECT
+            if self._asking and (suspect or any(held.lease.attempts > _SUSPECT for held, _ in self._asking.values())):
+                return  # what may kill a replica must take no others with it
             held = self._waiting.pop(0)
-            late = unfit(held.lease, self._clock())
-            if late is not None:
-                self._end(late, Result(state="expired", error=late.reason))
+            if self._unfit(held.lease):
                 continue
             task = asyncio.create_task(self._ask(held))
             self._asking[held.lease.message.id] = (held, task)
@@ -330,7 +341,7 @@ class Dispatcher:
         deadline = held.item.deadline
         if deadline and self._clock() >= deadline:
             said = "its deadline passed while it was being answered"
-            self._end(Outcome(held.lease, "dead", said), Result(state="expired", error=said))
+            self._end(Outcome(held.lease), Result(state="expired", error=said))
             return
         outcome = failed(held.lease, reason, jitter=random.random())  # noqa: S311 - spreads tries out
         self._end(outcome, Result(state="dead", error=reason) if outcome.ending == "dead" else None)

@@ -68,6 +68,44 @@ async def test_poison_is_dead_after_five_tries_with_its_reason_and_can_be_replay
 
 
 @pytest.mark.asyncio
+async def test_what_kills_a_replica_takes_no_other_item_with_it_for_long(bench, replicas, broken, monkeypatch):
+    """Whatever is asked beside the poison fails with it, as where a replica dies; even so all others are answered."""
+    monkeypatch.setattr("rung.offline.dispatch.random.random", lambda: 0.0)
+    monkeypatch.setattr("rung.domain.messages.backoff", lambda *_: 0.0)
+    shown = bench.requests.accept(asked(*(b"[%d]" % i for i in range(40))))
+    asks = replicas()
+
+    class Dying:
+        """All that is in flight when the poison is ends with it."""
+
+        flying = 0
+        deaths = 0
+
+        async def ask(self, request, seconds):
+            self.flying += 1
+            before = self.deaths
+            try:
+                await asyncio.sleep(0.001)
+                if request.body == b"[7]":
+                    self.deaths += 1
+                    raise broken
+                reply = await asks.ask(request, seconds)
+                if self.deaths > before:
+                    raise broken
+                return reply
+            finally:
+                self.flying -= 1
+
+        def close(self):
+            pass
+
+    await bench.work(Dying(), bench.ended(shown.id))
+    found = bench.requests.answers(shown.id)
+    assert [one.place for one in found if one.state != "done"] == [7]
+    assert (found[7].state, found[7].tries) == ("dead", 5)
+
+
+@pytest.mark.asyncio
 async def test_whoever_is_turned_away_asks_again_without_a_try(bench, replicas):
     shown = bench.requests.accept(asked(*(b"[%d]" % i for i in range(8))))
 

@@ -1,6 +1,6 @@
 import pytest
 
-from rung.domain.errors import Conflict, InvalidInput, NotFound, NotReady
+from rung.domain.errors import Conflict, InvalidInput, NotFound, NotReady, StorageFull
 from rung.domain.inference import NewItem, NewRequest
 
 
@@ -114,6 +114,22 @@ def test_what_a_queue_in_memory_has_lost_is_put_there_again(lossy):
     lossy.clock.now += 601
     lossy.requests.turn(1e6)
     assert [one.id for one in lossy.queue.held] == [f"{shown.id}.0"]
+
+
+def test_what_does_not_fit_on_the_disk_is_not_accepted_and_what_was_stays(bench):
+    kept = bench.requests.accept(asked(b"[1]"))
+
+    def limit(connection, pages=None):
+        used = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {used + 20 if pages is None else pages}")
+
+    bench.database.read(limit)
+    with pytest.raises(StorageFull):
+        bench.requests.accept(asked(b"[" + b"1," * 1_000_000 + b"1]"))
+    assert [one.id for one in bench.requests.find()] == [kept.id]
+    bench.database.read(lambda connection: limit(connection, 1 << 30))
+    assert bench.requests.accept(asked(b"[" + b"1," * 1_000_000 + b"1]")).state == "open"
+    assert len(bench.queue.take(10)) == 2
 
 
 def test_an_answer_that_is_not_there_says_why(bench):

@@ -23,11 +23,11 @@ def main() -> None:
     work, folder = Path(sys.argv[1]), Path(sys.argv[2])
     os.chdir(folder)
     configure_logs("json", "warning")
-    # Jobs of a process that was killed are others' after this.
+    # The parent hands on what a process held that died; the lease is for one that hangs, or died with the parent.
     options = WorkerOptions(concurrency=1, lease_seconds=5.0, poll_seconds=0.05)
     with open_database(f"sqlite:{work / 'jobs.db'}") as database:
         channel.send("ready")
-        asyncio.run(Worker(JobStore(database), HANDLERS, options).run())
+        asyncio.run(Worker(JobStore(database), HANDLERS, options, name=str(os.getpid())).run())
 
 
 if __name__ == "__main__":

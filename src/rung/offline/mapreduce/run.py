@@ -13,6 +13,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -258,6 +259,7 @@ def _supervise(
             for child in gone:
                 child.kill()
                 children.remove(child)
+                _hand_on(store, child)
             while len(children) < processes:
                 child = Child("rung.offline.mapreduce.child", [str(work.resolve()), str(folder.resolve())])
                 child.spawn()
@@ -270,6 +272,14 @@ def _supervise(
 
 def _ended(child: Child) -> bool:
     return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+
+
+def _hand_on(store: JobStore, child: Child) -> None:
+    """Let others have what a process held that died: its lease need not run out first."""
+    for job in store.find(state="leased", limit=1000):
+        if job.worker == str(child.pid):
+            with suppress(Conflict):
+                store.fail(job, "its process was ended")
 
 
 def _failure(store: JobStore, job: Job) -> OperatorError:

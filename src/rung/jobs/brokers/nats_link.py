@@ -5,6 +5,7 @@ While the server is away it tries again in the background, and every call raises
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from itertools import count
 from threading import Thread
 from typing import Any
@@ -29,6 +30,42 @@ _TAKEN = 10058
 _json = msgspec.json.encode
 
 
+class _Inbox:
+    """Where the messages of one consumer arrive: they carry the subject that they were published with, so that only
+    the subscription says for whom they are.
+    """
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.subject = ""
+        self.arrived: asyncio.Queue[Any] = asyncio.Queue()
+        self._closing: set[asyncio.Task[None]] = set()
+        self._subscription: Any = None
+
+    async def open(self, connection: Any) -> None:
+        """Listen on a subject of its own."""
+        subject, arrived = connection.new_inbox(), asyncio.Queue[Any]()
+
+        async def arrive(message: Any) -> None:
+            arrived.put_nowait(message)
+
+        self._subscription = await connection.subscribe(subject, cb=arrive)
+        self.subject, self.arrived = subject, arrived
+
+    def close(self) -> None:
+        """Listen no more."""
+        if self.subject:
+            task = asyncio.ensure_future(self._unsubscribe(self._subscription))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+        self.subject = ""
+
+    async def _unsubscribe(self, subscription: Any) -> None:
+        # Where the connection is closed, so is the subscription.
+        with suppress(Exception):
+            await subscription.unsubscribe()
+
+
 class NatsLink:
     """One connection; `run` hands work to its loop."""
 
@@ -43,7 +80,7 @@ class NatsLink:
         self._thread = Thread(target=self._loop.run_forever, name="rung-nats", daemon=True)
         self._thread.start()
         self._numbers = count()
-        self._pulls: dict[str, asyncio.Queue[Any]] = {}
+        self._inboxes: dict[str, _Inbox] = {}
         self._acknowledged: dict[str, asyncio.Future[bytes]] = {}
         self._said = ""
         try:
@@ -122,7 +159,7 @@ class NatsLink:
                     number = str(next(self._numbers))
                     waiting[number] = self._acknowledged[number] = self._loop.create_future()
                     await self._connection.publish(
-                        subject, data, reply=f"{self._inbox}.a.{number}", headers={"Nats-Msg-Id": id}
+                        subject, data, reply=f"{self._replies}.{number}", headers={"Nats-Msg-Id": id}
                     )
                 async with asyncio.timeout(_PATIENCE):
                     answers = await asyncio.gather(*waiting.values())
@@ -135,29 +172,36 @@ class NatsLink:
 
     async def pull(self, stream: str, consumer: str, batch: int, wait: float = 0.0) -> list[Any]:
         """Up to so many messages that the server has now; where all are out already, it says so after `wait`."""
-        number = str(next(self._numbers))
-        arrived = self._pulls[number] = asyncio.Queue()
+        asked = _json({"batch": batch, "no_wait": True, **({"expires": int(wait * 1e9)} if wait else {})})
+        if consumer not in self._inboxes:
+            self._inboxes[consumer] = _Inbox()
+        inbox = self._inboxes[consumer]
         found: list[Any] = []
-        try:
-            await self._connection.publish(
-                f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}",
-                _json({"batch": batch, "no_wait": True, **({"expires": int(wait * 1e9)} if wait else {})}),
-                reply=f"{self._inbox}.p.{number}",
-            )
-            async with asyncio.timeout(_PATIENCE):
-                while len(found) < batch:
-                    message = await arrived.get()
-                    if message.headers and "Status" in message.headers:
-                        if message.headers["Status"] == "503":
-                            raise self._nats.errors.NoRespondersError
-                        break
-                    found.append(message)
-        except (TimeoutError, self._nats.errors.Error):
-            if not found:
-                raise
-        finally:
-            del self._pulls[number]
+        async with inbox.lock:
+            try:
+                if inbox.subject == "":
+                    await inbox.open(self._connection)
+                await self._connection.publish(
+                    f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}", asked, reply=inbox.subject
+                )
+                async with asyncio.timeout(_PATIENCE):
+                    await self._gather(inbox, batch, found)
+            except BaseException as error:
+                # What comes for this request must not be taken for the next one's.
+                inbox.close()
+                if not found or not isinstance(error, (TimeoutError, self._nats.errors.Error)):
+                    raise
         return found
+
+    async def _gather(self, inbox: _Inbox, batch: int, found: list[Any]) -> None:
+        while len(found) < batch:
+            message = await inbox.arrived.get()
+            status = message.headers.get("Status") if message.headers else None
+            if status == "503":
+                raise self._nats.errors.NoRespondersError
+            if status:
+                return
+            found.append(message)
 
     async def tell(self, answers: Sequence[tuple[str, bytes]]) -> None:
         """Send bytes to subjects, and return when the server has read them."""
@@ -179,23 +223,16 @@ class NatsLink:
                 pending_size=0,  # nothing is kept for a server that is away
             )
         self._stream = self._connection.jetstream(timeout=_PATIENCE)
-        self._inbox = self._connection.new_inbox()
-        await self._connection.subscribe(f"{self._inbox}.>", cb=self._arrived)
+        self._replies = self._connection.new_inbox()
+        await self._connection.subscribe(f"{self._replies}.*", cb=self._replied)
 
-    async def _arrived(self, message: Any) -> None:
-        _, kind, number = message.subject.rsplit(".", 2)
-        if kind == "a":
-            waiting = self._acknowledged.get(number)
-            if waiting is not None and not waiting.done():
-                if message.headers and message.headers.get("Status") == "503":
-                    waiting.set_exception(self._nats.errors.NoRespondersError())
-                else:
-                    waiting.set_result(message.data)
-        elif number in self._pulls:
-            self._pulls[number].put_nowait(message)
-        elif message.reply:
-            # Too late for whoever asked: somebody else shall have it at once.
-            await self._connection.publish(message.reply, b"-NAK")
+    async def _replied(self, message: Any) -> None:
+        waiting = self._acknowledged.get(message.subject.rpartition(".")[2])
+        if waiting is not None and not waiting.done():
+            if message.headers and message.headers.get("Status") == "503":
+                waiting.set_exception(self._nats.errors.NoRespondersError())
+            else:
+                waiting.set_result(message.data)
 
     async def _failed(self, error: Exception) -> None:
         # Errors are raised where they matter; by default nats-py prints them as well.

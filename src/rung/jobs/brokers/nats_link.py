@@ -82,6 +82,7 @@ class NatsLink:
         self._numbers = count()
         self._inboxes: dict[str, _Inbox] = {}
         self._acknowledged: dict[str, asyncio.Future[bytes]] = {}
+        self._running: set[asyncio.Task[Any]] = set()
         self._said = ""
         try:
             self._call(lambda: self._connect(list(servers)))
@@ -220,6 +221,7 @@ class NatsLink:
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=_RETRY_SECONDS,
                 error_cb=self._failed,
+                disconnected_cb=self._lost,
                 pending_size=0,  # nothing is kept for a server that is away
             )
         self._stream = self._connection.jetstream(timeout=_PATIENCE)
@@ -234,6 +236,11 @@ class NatsLink:
             else:
                 waiting.set_result(message.data)
 
+    async def _lost(self) -> None:
+        # No answer will come to what was asked before.
+        for task in self._running:
+            task.cancel()
+
     async def _failed(self, error: Exception) -> None:
         # Errors are raised where they matter; by default nats-py prints them as well.
         self._said = str(error) or type(error).__name__
@@ -244,6 +251,8 @@ class NatsLink:
     async def _tried(self, work: Callable[[], Awaitable[Any]], mend: Callable[[], Awaitable[Any]] | None) -> Any:
         from nats.js.errors import APIError, NotFoundError
 
+        task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
+        self._running.add(task)
         try:
             try:
                 return await work()
@@ -262,3 +271,7 @@ class NatsLink:
         except (OSError, TimeoutError, self._nats.errors.Error) as error:
             what = str(error) or self._said or type(error).__name__
             raise NotReady(f"NATS at {self._shown} does not answer: {what}") from None
+        except asyncio.CancelledError:
+            raise NotReady(f"the connection to NATS at {self._shown} broke; rung goes on trying") from None
+        finally:
+            self._running.discard(task)

@@ -23,7 +23,7 @@ from rung.ports import Queue
 from rung.store.database import Database, open_database
 from rung.testing.brokers import serve_broker
 from rung.testing.postgres import serve_postgres
-from rung.testing.queues import with_results, write_results
+from rung.testing.queue_scenes import with_results, write_results
 
 __all__ = ["offline"]
 

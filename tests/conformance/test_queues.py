@@ -14,7 +14,8 @@ from rung.store.database import Database, open_database
 from rung.testing.brokers import BrokerServer, serve_broker
 from rung.testing.postgres import postgres_server, serve_postgres
 from rung.testing.queue_faults import FaultScene, QueueFaultsConformance
-from rung.testing.queues import QueueConformance, QueueScene, with_results
+from rung.testing.queue_scenes import QueueScene, with_results
+from rung.testing.queues import QueueConformance
 
 _numbers = count(1)
 

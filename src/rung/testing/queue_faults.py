@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 
 from rung.domain.errors import NotReady
 from rung.domain.messages import Message, Outcome
-from rung.testing.queues import QueueScene, results_of, until
+from rung.testing.queue_scenes import QueueScene, results_of, until
 
 __all__ = ["FaultScene", "QueueFaultsConformance"]
 

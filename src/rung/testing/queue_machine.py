@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from rung.domain.messages import Ending, Lease, Message, Outcome
-from rung.testing.queues import QueueScene, results_of, until, write_results
+from rung.testing.queue_scenes import QueueScene, results_of, until, write_results
 
 __all__ = ["check_queue_machine"]
 
@@ -131,7 +131,7 @@ def check_queue_machine(scene: QueueScene, examples: int = 15) -> None:
         AssertionError: with the shortest history that was found to go wrong.
     """
     run_state_machine_as_test(
-        lambda: _QueueMachine(scene),
+        lambda: _QueueMachine(scene),  # type: ignore[arg-type] # takes any function that makes one
         settings=settings(
             max_examples=examples,
             stateful_step_count=12,

@@ -82,7 +82,8 @@ class NatsQueue:
 
     def take(self, count: int) -> list[Lease]:
         """Up to so many messages of the lines that are not empty."""
-        return self._run(lambda: self._take(count))
+        leases: list[Lease] = self._run(lambda: self._take(count))
+        return leases
 
     def renew(self, leases: Sequence[Lease]) -> set[str]:
         """Let these leases begin anew; returns the ids of those whose time is not over."""

@@ -211,7 +211,9 @@ class NatsLink:
         await self._connection.flush(timeout=_PATIENCE)
 
     async def _connect(self, servers: list[str]) -> None:
-        self._connection = self._nats.aio.client.Client()
+        from nats.aio.client import Client
+
+        self._connection: Any = Client()
         # By itself it would try for ever.
         async with asyncio.timeout(_PATIENCE):
             await self._connection.connect(

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from rung.jobs.brokers import QueuePlace, open_queue
+from rung.jobs.brokers.redis import RedisQueue
 from rung.jobs.brokers.sql import SqlQueue
 from rung.ports import Queue
 from rung.store.database import Database, open_database
@@ -21,8 +22,11 @@ _numbers = count(1)
 
 
 def attentive(queue: Queue) -> Queue:
+    """One that looks for leases that ran out more often than once a second."""
     if isinstance(queue, SqlQueue):
         queue._store.look_seconds = 0.1
+    if isinstance(queue, RedisQueue):
+        queue._look_seconds = 0.1
     return queue
 
 

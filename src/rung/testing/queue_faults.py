@@ -16,7 +16,7 @@ from rung.testing.queue_scenes import QueueScene, results_of, until
 
 __all__ = ["FaultScene", "QueueFaultsConformance"]
 
-_LEASE = 1.5
+_LEASE = 1.0
 _SOON = 15.0
 """Seconds within which a method has to say that the server is away."""
 _PATIENCE = 300.0
@@ -67,7 +67,7 @@ class QueueFaultsConformance:
 
     def test_killed_and_restarted_under_load(self, faults: FaultScene) -> None:
         """Nothing is lost, nothing has two results, and keys keep their order."""
-        _Storm(faults, count=600, kills=3).run()
+        _Storm(faults, count=400, kills=3).run()
 
     @pytest.mark.nightly
     @pytest.mark.timeout(600)

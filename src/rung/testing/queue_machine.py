@@ -124,7 +124,7 @@ class _QueueMachine(RuleBasedStateMachine):
             assert not (line and behind) or line[-1] < behind[0]
 
 
-def check_queue_machine(scene: QueueScene, examples: int = 15) -> None:
+def check_queue_machine(scene: QueueScene, examples: int = 10) -> None:
     """Try so many random histories, each on a queue of its own.
 
     Raises:

@@ -19,6 +19,8 @@ __all__ = ["QueueConformance"]
 
 _SHORT = 0.4
 """Seconds of a lease that is meant to run out."""
+_RENEWED = 0.6
+"""Seconds of a lease that is renewed for twice as long."""
 
 
 def _ids(leases: Sequence[Lease]) -> list[str]:
@@ -217,13 +219,13 @@ class QueueConformance:
 
     def test_renewing_keeps_a_lease(self, scene: QueueScene) -> None:
         """For as long as it is done in time."""
-        with scene.open(1.0) as mine, scene.open(1.0) as other:
+        with scene.open(_RENEWED) as mine, scene.open(_RENEWED) as other:
             mine.put(_messages(2))
             held: set[str] = set()
             while len(held) < 2:  # again where this process was held up for longer than a lease
                 leases = until(lambda: mine.take(2))
                 began = monotonic()
-                while monotonic() - began < 2.0 and (held := mine.renew(leases)) == set(_ids(leases)):
+                while monotonic() - began < 2 * _RENEWED and (held := mine.renew(leases)) == set(_ids(leases)):
                     stolen = other.take(9)
                     if stolen:
                         assert mine.renew(leases) != set(_ids(leases))

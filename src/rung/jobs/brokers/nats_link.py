@@ -219,9 +219,9 @@ class NatsLink:
             await self._connection.connect(
                 servers,
                 name="rung",
-                connect_timeout=_PATIENCE,
+                connect_timeout=_PATIENCE,  # type: ignore[arg-type] # fractions are fine
                 max_reconnect_attempts=-1,
-                reconnect_time_wait=_RETRY_SECONDS,
+                reconnect_time_wait=_RETRY_SECONDS,  # type: ignore[arg-type]
                 error_cb=self._failed,
                 disconnected_cb=self._lost,
                 pending_size=0,  # nothing is kept for a server that is away

@@ -173,7 +173,7 @@ async def _connect(address: str) -> _Line:
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(_CONNECT_SECONDS):
-            _, line = await loop.create_connection(_Line, parts.hostname, parts.port or 80)
+            _, line = await loop.create_connection(_Line, parts.hostname or "", parts.port or 80)
     except (OSError, TimeoutError) as error:
         raise NotReady(f"the replica at {address} cannot be reached: {error or type(error).__name__}") from None
     return line

@@ -8,12 +8,13 @@ import secrets
 import time
 from base64 import b64encode
 from collections.abc import Callable, Sequence
+from functools import partial
 from hashlib import sha256
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, delete, func, insert, select, update
 
 from rung.domain.errors import Conflict, NotFound, NotReady, StorageFull
 from rung.domain.inference import (
@@ -309,7 +310,7 @@ class Requests:
                 .where(ITEMS.c.request == row.id, ITEMS.c.state == "waiting")
                 .order_by(ITEMS.c.place)
             )
-            found = self._database.read(lambda connection, items=items: connection.execute(items).all())
+            found = self._database.read(partial(_all, items))
             self._queue().put([_again(row, place, replays) for place, replays in found])
             self._queued([row.id])
 
@@ -358,7 +359,11 @@ _ANSWERED = (
 )
 
 
-def _known(connection: Connection, new: NewRequest) -> "Row[Any] | None":
+def _all(query: Select[Any], connection: Connection) -> Sequence[Any]:
+    return connection.execute(query).all()
+
+
+def _known(connection: Connection, new: NewRequest) -> Any:
     query = select(REQUESTS.c.id, REQUESTS.c.digest).where(
         REQUESTS.c.model == new.model,
         REQUESTS.c.owner == new.owner,
@@ -472,7 +477,7 @@ def _request(row: "Row[Any]", counts: dict[ItemState, int]) -> InferenceRequest:
     )
 
 
-def _answered(row: "Row[Any]") -> ItemAnswer:
+def _answered(row: Any) -> ItemAnswer:
     answer: Any = None
     if row.state == "done":
         body = bytes(row.answer or b"")

@@ -1,6 +1,6 @@
 """`make bench`: measure rung beside its peers. See README.md here for what each part does.
 
-usage: run.py [serving] [startup] [swap] [overload] [hot-path] [cache] [jobs] [formats] [front] [cores] [all]
+usage: run.py [serving] [startup] [swap] [overload] [hot-path] [cache] [jobs] [offline] [formats] [front] [cores] [all]
               [--rounds N] [--seconds S] [--only tiny,seg] [--servers rung,probe] [--quick]
 """
 
@@ -15,6 +15,7 @@ from formats import formats
 from front import front
 from hot_path import hot_path
 from jobs import jobs
+from offline import offline
 from overload import overload
 from processes import OUT, SERVERS
 from report import serving_report, write
@@ -23,7 +24,19 @@ from startup import startup
 from swap import swap
 from workloads import BenchError
 
-PARTS = ("serving", "startup", "swap", "overload", "hot-path", "cache", "jobs", "formats", "front", "cores")
+PARTS = (
+    "serving",
+    "startup",
+    "swap",
+    "overload",
+    "hot-path",
+    "cache",
+    "jobs",
+    "offline",
+    "formats",
+    "front",
+    "cores",
+)
 NAMES = {name.replace(" ", "-"): name for name in [*SERVERS, BARE]}
 
 
@@ -66,6 +79,8 @@ def _run(part: str, chosen: argparse.Namespace) -> bool:
         cache()
     elif part == "jobs":
         jobs(messages=2000 if chosen.quick else 30_000, rounds=chosen.rounds)
+    elif part == "offline":
+        offline(messages=2000 if chosen.quick else 20_000, rounds=chosen.rounds)
     elif part == "formats":
         formats(20_000 if chosen.quick else 500_000, chosen.rounds)
     elif part == "front":

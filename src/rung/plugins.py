@@ -8,7 +8,7 @@ from typing import Any
 
 from rung.domain.errors import ConfigurationError
 
-__all__ = ["RUNTIMES", "TRANSFORMS", "resolve"]
+__all__ = ["QUEUES", "RUNTIMES", "TRANSFORMS", "resolve"]
 
 RUNTIMES: dict[str, str] = {
     # In the order in which a file is offered to them.
@@ -38,6 +38,18 @@ TRANSFORMS: dict[str, str] = {
     "detection.boxes": "rung.transforms.detection:boxes",
     "regression.value": "rung.transforms.regression:number",
     "embedding.vector": "rung.transforms.embedding:vector",
+}
+
+QUEUES: dict[str, str] = {
+    # Scheme of the setting `queue` -> the function that opens it.
+    "sql": "rung.jobs.brokers.sql:open_sql",
+    "nats": "rung.jobs.brokers.nats:open_nats",
+    "tls": "rung.jobs.brokers.nats:open_nats",
+    "redis": "rung.jobs.brokers.redis:open_redis",
+    "rediss": "rung.jobs.brokers.redis:open_redis",
+    "valkey": "rung.jobs.brokers.redis:open_redis",
+    "valkeys": "rung.jobs.brokers.redis:open_redis",
+    "unix": "rung.jobs.brokers.redis:open_redis",
 }
 
 

@@ -10,8 +10,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
+from rung.domain.caches import CacheUsage
 from rung.domain.datasets import Piece
 from rung.domain.identity import Identity
+from rung.domain.messages import Beside, Lease, Means, Message, Outcome
 from rung.domain.models import AspiredVersion, Manifest, VersionStatus
 from rung.domain.predictions import Answer, Call, Payload, Request, Response, Statistics
 from rung.domain.records import FeedbackRecord
@@ -23,7 +25,6 @@ __all__ = [
     "Blob",
     "BlobStore",
     "CacheBackend",
-    "CacheUsage",
     "Control",
     "Directory",
     "FeedbackSink",
@@ -31,6 +32,7 @@ __all__ = [
     "LoadOptions",
     "Model",
     "Predictor",
+    "Queue",
     "RowSource",
     "Runtime",
     "Served",
@@ -201,29 +203,45 @@ class RowSource(Protocol):
         ...
 
 
-class CacheUsage(msgspec.Struct):
-    """What a cache of answers holds and has done, for the metrics."""
+@runtime_checkable
+class Queue(Protocol):
+    """Messages on their way to whoever works on them. Methods block, and may be called from any thread.
 
-    limit: int = 0
-    """Bytes that it may hold in this process."""
-    bytes: int = 0
-    entries: int = 0
-    oldest: float = 0.0
-    """Seconds since the oldest entry was computed."""
-    evictions: dict[str, int] = msgspec.field(default_factory=dict)
-    """Entries dropped, or not taken, by reason: `size`, `expired`; `too_large`, `unfit`."""
-    ages: list[int] = msgspec.field(default_factory=list)
-    """Hits by the age of the answer, in the buckets of `rung.serving.cache.AGES`."""
-    age_seconds: float = 0.0
-    """Sum of these ages."""
-    fetches: int = 0
-    """Look-ups beyond this process."""
-    fetch_seconds: float = 0.0
-    """Sum of their times."""
-    errors: dict[str, int] = msgspec.field(default_factory=dict)
-    """What went wrong beyond this process, by kind: each was a miss."""
-    away: bool = False
-    """Whether what lies beyond this process is being left alone after an error."""
+    Guarantees:
+        1. When `put` has returned, the messages are where `means` says; each comes out of `take` until it is settled.
+        2. A lease that ran out comes out of `take` again; the older one then settles and writes nothing (see `Beside`).
+        3. Messages of one key are taken one at a time and in order, also past tries that failed.
+        4. What is written `beside` is written before the queue forgets the message, never after.
+        5. While a server is away, every method raises `NotReady` within seconds, and nothing piles up in memory.
+    """
+
+    means: Means
+    """What an acknowledgement of this queue means, and what it promises beyond this port."""
+
+    def put(self, messages: Sequence[Message], beside: Callable[[Any], None] | None = None) -> None:
+        """Accept messages in their order. Put again soon with the same id and `replay`, a message is the same one.
+
+        `beside` writes with a connection of the results' database: in the same transaction where the queue promises
+        `all or none`, else in one before; it may run twice. Raises `InvalidInput` or `TooLarge` where a message does
+        not fit, and accepts none; `NotReady` or `StorageFull`: some may be accepted, put all of them again.
+        """
+        ...
+
+    def take(self, count: int) -> list[Lease]:
+        """Up to so many messages whose turn it is, higher priority first; never waits for more."""
+        ...
+
+    def renew(self, leases: Sequence[Lease]) -> set[str]:
+        """Let these leases begin anew; returns the ids of the messages that are still held."""
+        ...
+
+    def settle(self, outcomes: Sequence[Outcome], beside: Beside | None = None) -> set[str]:
+        """End leases with their results; returns the ids that were held. Where `beside` raises, nothing is settled."""
+        ...
+
+    def close(self) -> None:
+        """Give connections back; twice is no error. Leases are left to run out."""
+        ...
 
 
 @runtime_checkable

@@ -1,7 +1,7 @@
 """The loop on one machine: the world moves, labels come in, and by itself a better version gets to everybody.
 
-The same on pictures, with a spike at the end, is the demo's story (test_nuclei_story.py); on rows it is short enough to be
-killed anywhere.
+The same on pictures, with a spike at the end, is the demo's story (test_nuclei_story.py); on rows it is short enough to
+be killed anywhere.
 """
 
 import http.client

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from rung.store.database import Database, open_database
+from rung.testing.job_chains import JobChainConformance
 from rung.testing.jobs import JobStoreConformance
 from rung.testing.postgres import serve_postgres
 
@@ -23,21 +24,43 @@ def with_effects(database: Database) -> Database:
     return database
 
 
-class TestSqlite(JobStoreConformance):
-    @pytest.fixture
-    def database(self, tmp_path: Path) -> Iterator[Database]:
-        with open_database(f"sqlite:{tmp_path}/rung.db") as database:
-            yield with_effects(database)
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[Database]:
+    with open_database(f"sqlite:{tmp_path}/rung.db") as database:
+        yield with_effects(database)
 
 
 @pytest.fixture(scope="module")
-def postgres() -> Iterator[Database]:
+def server() -> Iterator[Database]:
     with serve_postgres() as url, open_database(url) as database:
         yield with_effects(database)
+
+
+@pytest.fixture
+def postgres(server: Database) -> Database:
+    server.write(emptied)
+    return server
+
+
+class TestSqlite(JobStoreConformance):
+    @pytest.fixture
+    def database(self, sqlite: Database) -> Database:
+        return sqlite
+
+
+class TestSqliteChains(JobChainConformance):
+    @pytest.fixture
+    def database(self, sqlite: Database) -> Database:
+        return sqlite
 
 
 class TestPostgres(JobStoreConformance):
     @pytest.fixture
     def database(self, postgres: Database) -> Database:
-        postgres.write(emptied)
+        return postgres
+
+
+class TestPostgresChains(JobChainConformance):
+    @pytest.fixture
+    def database(self, postgres: Database) -> Database:
         return postgres

@@ -11,7 +11,7 @@ import structlog
 
 from rung.api.roles import Wanted
 from rung.domain.access import Bucket, Key, Ring, permit, read_bearer
-from rung.domain.errors import Forbidden, NotReady, RungError, TooLarge
+from rung.domain.errors import Forbidden, NotReady, Overloaded, RungError, TooLarge
 from rung.protocols.status import error_reply
 from rung.serving.background import in_background
 from rung.store.access import KeyStore
@@ -26,7 +26,9 @@ _OPEN = frozenset({"/healthz", "/readyz"})
 """Paths that probes ask, which carry no key."""
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOCAL = frozenset({"127.0.0.1", "localhost", "[::1]"})
-_LARGEST = 1 << 20
+_ROOM = 128 << 20
+"""Bytes of bodies above a usual size that are held at once."""
+_USUAL = 1 << 20
 _LINGER = 8 << 20
 _LINGER_SECONDS = 2.0
 _FRESH = 1.0
@@ -39,6 +41,8 @@ class Access:
     Where there are keys, every path but those of probes wants `Authorization: Bearer KEY` of the role that its route
     states. Without keys only this machine can connect, and what must be kept out is a web page in its browser: a
     request has to name this machine as its host, and may not come from another origin.
+
+    What callers ask of models leaves no line in the audit log: it changes nothing for others, and must not fill it.
     """
 
     def __init__(self, inner: Any, keys: KeyStore, wanted: Callable[[Any], Wanted], audit: AuditLog) -> None:
@@ -50,6 +54,7 @@ class Access:
         self._read = 0.0
         # Whoever has no key must not be able to write the audit log full.
         self._strangers = Bucket(1.0, 100)
+        self._room = _Room(_ROOM)
         self._log = structlog.get_logger("rung.api")
 
     async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
@@ -57,28 +62,41 @@ class Access:
         if scope["type"] != "http":
             await self._inner(scope, receive, send)
             return
-        told = _Told(send)
+        told, held = _Told(send), _Held(self._room)
+        try:
+            passed = await self._pass(scope, receive, told, held)
+        finally:
+            held.give_back()
+        if passed is None or scope["method"] in _READS:
+            return
+        key, wanted = passed
+        if wanted.role != "caller" or told.status in (401, 403):
+            await self._remember(scope, key, told)
+
+    async def _pass(
+        self, scope: _Message, receive: _Receive, told: "_Told", held: "_Held"
+    ) -> tuple[Key | None, Wanted] | None:
+        """Let a request through or refuse it; returns whose it was, and what it took. None: the caller left."""
         key: Key | None = None
+        wanted = self._wanted(scope)
         try:
             headers = dict(scope["headers"])
             key = await self._check(str(scope["path"]), headers)
             scope["rung.key"] = key
             if key is not None:
-                wanted = self._wanted(scope)
                 permit(key, wanted.role, wanted.model)
-            body = await _body(headers, receive)
+            body = await _body(headers, receive, wanted.largest, held)
         except RungError as error:
-            if isinstance(error, TooLarge):
+            if isinstance(error, TooLarge | Overloaded):
                 await _read_away(receive)
             await _refuse(error, told.send)
-        else:
-            if body is None:
-                return  # the caller left
-            # What a route failed on has been answered and logged; Starlette raises it again, for uvicorn to log twice.
-            with suppress(Exception):
-                await self._inner(scope, _replay(body, receive), told.send)
-        if scope["method"] not in _READS:
-            await self._remember(scope, key, told)
+            return key, wanted
+        if body is None:
+            return None
+        # What a route failed on has been answered and logged; Starlette raises it again, for uvicorn to log twice.
+        with suppress(Exception):
+            await self._inner(scope, _replay(body, receive), told.send)
+        return key, wanted
 
     async def _check(self, path: str, headers: dict[bytes, bytes]) -> Key | None:
         """The key that the request came with; None where none is asked for."""
@@ -166,10 +184,40 @@ def _replay(body: bytes, receive: _Receive) -> _Receive:
     return replay
 
 
-async def _body(headers: dict[bytes, bytes], receive: _Receive) -> bytes | None:
+class _Room:
+    """Memory for large bodies, of all requests together."""
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+
+
+class _Held:
+    """What one request has of it."""
+
+    def __init__(self, room: _Room) -> None:
+        self._room = room
+        self._size = 0
+
+    def grow(self, size: int) -> None:
+        """Take as much as a body of this size needs. Raises `Overloaded`."""
+        more = size - self._size
+        if size <= _USUAL or more <= 0:
+            return
+        if more > self._room.left:
+            raise Overloaded("too many large bodies are on their way at once; try again", retry_after=1.0)
+        self._room.left -= more
+        self._size = size
+
+    def give_back(self) -> None:
+        """The body is not needed any more."""
+        self._room.left += self._size
+        self._size = 0
+
+
+async def _body(headers: dict[bytes, bytes], receive: _Receive, largest: int, held: _Held) -> bytes | None:
     length = headers.get(b"content-length", b"0")
-    if length.isdigit() and int(length) > _LARGEST:
-        raise TooLarge(f"the body has {int(length)} bytes; at most {_LARGEST} are taken here")
+    if length.isdigit() and int(length) > largest:
+        raise TooLarge(f"the body has {int(length)} bytes; at most {largest} are taken here")
     parts, size = [], 0
     while True:
         message = await receive()
@@ -177,8 +225,9 @@ async def _body(headers: dict[bytes, bytes], receive: _Receive) -> bytes | None:
             return None
         parts.append(message.get("body", b""))
         size += len(parts[-1])
-        if size > _LARGEST:
-            raise TooLarge(f"the body has more than {_LARGEST} bytes, which is the most that is taken here")
+        if size > largest:
+            raise TooLarge(f"the body has more than {largest} bytes, which is the most that is taken here")
+        held.grow(size)
         if not message.get("more_body"):
             return b"".join(parts)
 

@@ -9,31 +9,37 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from rung import __version__
-from rung.api import health, jobs, keys, models, releases, replicas, retrainings
+from rung.api import health, inference, jobs, keys, models, releases, replicas, retrainings, scores
 from rung.api.access import Access
 from rung.api.answers import components
+from rung.api.inference import Results
 from rung.api.keys import KeyMade, KeyShown
 from rung.api.replicas import ReplicasShown, Targets
 from rung.api.roles import finder
+from rung.api.scores import ScoresShown
 from rung.api.services import Services
 from rung.catalog.models import Entry
 from rung.domain.errors import InvalidInput, RungError
+from rung.domain.inference import InferenceRequest
 from rung.domain.jobs import Job
 from rung.domain.models import Manifest
 from rung.domain.releases import Release
 from rung.domain.retraining import Retraining
 from rung.fleet.loop import PartHealth
 from rung.fleet.status import ProjectStatus
+from rung.offline.scoring.scores import Found
 from rung.protocols.status import error_reply
 from rung.store.audit import AuditLine
 
 __all__ = ["Failure", "create", "document"]
 
-_PARTS = (health, models, releases, retrainings, replicas, jobs, keys)
+_PARTS = (health, models, releases, retrainings, replicas, inference, scores, jobs, keys)
 """Where routes are."""
 _SHOWN = (
     AuditLine,
     Entry,
+    Found,
+    InferenceRequest,
     Job,
     KeyMade,
     KeyShown,
@@ -42,7 +48,9 @@ _SHOWN = (
     ProjectStatus,
     Release,
     ReplicasShown,
+    Results,
     Retraining,
+    ScoresShown,
     Targets,
 )
 """What answers are made of."""
@@ -52,6 +60,8 @@ _TAGS = [
     {"name": "releases", "description": "Which versions answer whom. Every move is a link of the model's ledger."},
     {"name": "retrainings", "description": "Why a model was trained anew, and what was decided at each step."},
     {"name": "replicas", "description": "How many processes answer, and where each does."},
+    {"name": "asking later", "description": "Requests of a model that are answered later, when nobody else asks."},
+    {"name": "scores", "description": "Answers to data sets that were scored, by key."},
     {"name": "jobs", "description": "Work that can wait."},
     {"name": "keys", "description": "Who may call, and who changed what."},
 ]

@@ -13,6 +13,10 @@ __all__ = ["ROLE", "Caller", "Wanted", "finder", "name_of", "needs"]
 
 ROLE = "x-rung-role"
 """Where the document states the role of an operation."""
+LARGEST = "x-rung-largest"
+"""Where it states the bytes that a body may have, where these are more than usual."""
+
+_LARGEST = 1 << 20
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -21,11 +25,13 @@ class Wanted(msgspec.Struct, frozen=True):
     role: Needs
     model: str | None = None
     """The model that it is about."""
+    largest: int = _LARGEST
+    """Bytes that its body may have."""
 
 
-def needs(role: Needs) -> dict[str, Any]:
-    """For `openapi_extra`: the least role that may call this route."""
-    return {ROLE: role}
+def needs(role: Needs, largest: int = 0) -> dict[str, Any]:
+    """For `openapi_extra`: the least role that may call this route, and the bytes of a body where they are many."""
+    return {ROLE: role, LARGEST: largest} if largest else {ROLE: role}
 
 
 def finder(routes: list[BaseRoute]) -> Callable[[Any], Wanted]:
@@ -38,7 +44,8 @@ def finder(routes: list[BaseRoute]) -> Callable[[Any], Wanted]:
             match, child = route.matches(scope)
             if match is Match.FULL:
                 stated = getattr(route, "openapi_extra", None) or {}
-                return Wanted(stated.get(ROLE, "admin"), child.get("path_params", {}).get("model"))
+                model = child.get("path_params", {}).get("model")
+                return Wanted(stated.get(ROLE, "admin"), model, stated.get(LARGEST, _LARGEST))
         return Wanted("viewer")
 
     return find

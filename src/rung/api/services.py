@@ -13,7 +13,10 @@ from rung.fleet.state import UpState
 from rung.fleet.status import ProjectStatus
 from rung.jobs.queue import JobStore
 from rung.loop.retrainer import Retrainer
+from rung.offline.requests import Requests
+from rung.offline.scoring.scores import ScoreStore
 from rung.ports import BlobStore
+from rung.settings.offline import OfflineSection
 from rung.store.access import KeyStore
 from rung.store.audit import AuditLog
 
@@ -42,6 +45,15 @@ class Services(msgspec.Struct, frozen=True):
     """Tell the supervisor how many replicas there are to be, or to replace them."""
     state: Callable[[], UpState | None]
     """What the supervisor says of the project; None where it is not up."""
+    requests: Requests
+    """Requests that are answered later."""
+    scores: ScoreStore
+    """Answers to data sets, by key."""
+    offline: OfflineSection = OfflineSection()
+    named: frozenset[str] = frozenset()
+    """Models that answer without a version in the repository."""
+    closing: Callable[[], bool] = bool
+    """Whether the control plane is about to end."""
 
 
 def _services(request: Request) -> Services:

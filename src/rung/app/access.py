@@ -144,7 +144,8 @@ def follow(
     """
     issuer = open_issuer(settings)
     static = setup.settings.control.keys if setup is not None else ()
-    keys = KeyStore(open_store(settings.key_store), static, issuer)
+    workers = (setup.key,) if setup is not None and setup.key else ()
+    keys = KeyStore(open_store(settings.key_store), static, workers=workers, issuer=issuer)
     if setup is not None:
         beside = setup.replicas - 1
         return Following(keys, guard, setup.name, _replicas_here, certificate, sharers=beside, issuer=issuer)

@@ -13,6 +13,7 @@ from rung.api import server
 from rung.api.application import create
 from rung.api.services import Services
 from rung.app.access import open_issuer
+from rung.app.asking import queue_of
 from rung.app.certificates import open_certificate, reread
 from rung.app.handlers import SUBMITTED
 from rung.domain.jobs import NewJob
@@ -34,6 +35,9 @@ from rung.loop.alerting import Alerting
 from rung.loop.measuring import last
 from rung.loop.retrainer import Retrainer
 from rung.loop.triggers import read_policy as read_policy_of_retraining
+from rung.offline.requests import Requests
+from rung.offline.scoring.schedule import schedules as score_schedules
+from rung.offline.scoring.scores import ScoreStore
 from rung.ports import BlobStore
 from rung.serving.background import in_background
 from rung.settings import ProjectSettings
@@ -45,6 +49,8 @@ from rung.store.database import open_database
 
 __all__ = ["run"]
 
+_REQUESTS_EVERY = 2.0
+"""Seconds between two looks for deadlines that have passed, and for answers that are old enough."""
 _REMEMBERED = 7 * 86_400.0
 """Seconds for which jobs that have ended can still be looked at. Dead ones stay until somebody decides."""
 _EVERY_FIVE_MINUTES = "*/5 * * * *"
@@ -76,6 +82,9 @@ async def _serve(setup: Setup, jobs: JobStore, announce: Callable[[Ready], None]
     retrainer = Retrainer(jobs, repository, open_store(settings.project.data), settings.models)
     # Of the loop that these parts are of, which is there by the time one of them asks.
     parts = _parts(settings, repository, jobs, retrainer, lambda: loop.health())  # noqa: PLW0108
+    asked = Requests(jobs.database, queue_of(settings, jobs.database))
+    parts.append(Part("requests", lambda: asked.turn(settings.offline.keep_days * 86_400.0), every=_REQUESTS_EVERY))
+    stop = asyncio.Event()
     certificate = open_certificate(*settings.control_certificate)
     if certificate is not None:
         parts.append(Part("certificate", lambda: reread(certificate), every=_CERTIFICATE_EVERY))
@@ -94,12 +103,16 @@ async def _serve(setup: Setup, jobs: JobStore, announce: Callable[[Ready], None]
         experiment=lambda model: _experiment(settings, repository, model),
         retrainer=retrainer,
         retrainings=lambda model: requests.retrainings(open_store(settings.project.data), model),
-        keys=KeyStore(open_store(settings.serve.key_store), control.keys, issuer),
+        keys=KeyStore(open_store(settings.serve.key_store), control.keys, issuer=issuer),
         audit=AuditLog(),
         order=lambda order: send_order(Path(), order),
         state=lambda: read_state(Path()),
+        requests=asked,
+        scores=ScoreStore(jobs.database),
+        offline=settings.offline,
+        named=frozenset(name for name, model in settings.models.items() if model.serve.model),
+        closing=stop.is_set,
     )
-    stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     host = control.host or settings.serve.host
@@ -169,7 +182,7 @@ def _schedules(settings: ProjectSettings) -> list[Schedule]:
         if policy.cron:
             due = NewJob(kind="retrain.due", arguments={"model": name})
             schedules.append(Schedule(name=f"retrain:{name}", cron=policy.cron, job=due))
-    return schedules
+    return schedules + score_schedules(settings.models)
 
 
 def _experiment(settings: ProjectSettings, repository: BlobStore, model: str) -> dict[str, Any]:

@@ -13,23 +13,41 @@ from rung.loop.chain import KINDS
 from rung.settings.file import load_project
 from rung.store.blobs import open_store
 
-__all__ = ["HANDLERS", "SUBMITTED", "erase", "notify", "retrain_due", "retrain_step", "train", "verify", "watch"]
+__all__ = [
+    "HANDLERS",
+    "SUBMITTED",
+    "call_back",
+    "erase",
+    "notify",
+    "retrain_due",
+    "retrain_step",
+    "score",
+    "train",
+    "verify",
+    "watch",
+]
 
 HANDLERS: dict[str, Handler] = {
     "alerts.notify": Handler("rung.app.handlers:notify", limit=2),
     # In processes of their own: what they import would stay in an idle worker.
-    # One at a time: it takes all cores.
+    **{
+        f"mapreduce.{step}": Handler("rung.offline.mapreduce.run:do", process=True)
+        for step in ("map", "shuffled", "reduce", "finish")
+    },
+    # One at a time: they take all cores.
+    "models.score": Handler("rung.app.handlers:score", limit=1, process=True),
     "models.train": Handler("rung.app.handlers:train", limit=1, process=True),
     "models.verify": Handler("rung.app.handlers:verify", limit=1, process=True),
     "models.watch": Handler("rung.app.handlers:watch", limit=1, process=True),
     "predictions.erase": Handler("rung.app.handlers:erase", limit=1, process=True),
     "predictions.maintain": Handler("rung.data.predictions:maintain", limit=1, process=True),
+    "requests.call": Handler("rung.app.handlers:call_back", limit=2),
     "retrain.due": Handler("rung.app.handlers:retrain_due", limit=1, process=True),
     **{kind: Handler("rung.app.handlers:retrain_step", limit=1, process=True) for kind in KINDS},
 }
 """Kind of a job -> the function that does it."""
 
-SUBMITTED: tuple[str, ...] = ("models.train", "models.verify", "predictions.erase")
+SUBMITTED: tuple[str, ...] = ("models.score", "models.train", "models.verify", "predictions.erase")
 """Kinds that may be submitted by request; the others are the platform's own."""
 
 _Arguments = TypeVar("_Arguments", bound=msgspec.Struct)
@@ -47,6 +65,11 @@ class _Training(msgspec.Struct, forbid_unknown_fields=True):
 
 class _Model(msgspec.Struct, forbid_unknown_fields=True):
     model: str
+
+
+class _Scoring(msgspec.Struct, forbid_unknown_fields=True):
+    model: str
+    name: str
 
 
 class _Retraining(msgspec.Struct, forbid_unknown_fields=True):
@@ -85,11 +108,44 @@ def train(context: JobContext) -> dict[str, Any]:
     return result
 
 
+def score(context: JobContext) -> dict[str, Any]:
+    """Score a data set of the project: `{"model": NAME, "name": NAME}`, as `[models.MODEL.score.NAME]` says.
+
+    Tried again, it goes on where the try before was cut off.
+    """
+    from rung.jobs.schedule import moment_of
+    from rung.offline.scoring import run, schedule
+
+    wanted, project = _arguments(context, _Scoring), load_project(Path())
+    order = schedule.order_of(project.models, wanted.model, wanted.name, moment_of(context.job))
+    found = run.score(
+        order,
+        Path(),
+        open_store(project.project.repository),
+        project.project.store,
+        progress=lambda done, of: context.progress(done / of if of else 0.0, f"{done:,} rows"),
+        should_stop=context.should_stop,
+    )
+    result: dict[str, Any] = msgspec.to_builtins(found)
+    return result
+
+
 def notify(context: JobContext) -> dict[str, Any]:
     """Tell of alerts by the channels of the project; the platform's own."""
     from rung.loop import notify as telling
 
     return telling.send(load_project(Path()).alerts, context.arguments, context.job.idempotency_key)
+
+
+def call_back(context: JobContext) -> dict[str, Any]:
+    """Tell that a request has been answered, where it said; the platform's own."""
+    from rung.offline import callbacks
+    from rung.store.database import open_database
+
+    project = load_project(Path())
+    with open_database(project.project.store) as database:
+        request = str(context.arguments["request"])
+        return callbacks.call(project.offline, database, request, context.job.idempotency_key)
 
 
 def watch(context: JobContext) -> dict[str, Any]:

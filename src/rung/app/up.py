@@ -1,6 +1,7 @@
 """A whole project on this machine: what `rung up` runs."""
 
 import os
+import secrets
 import socket
 import sys
 import time
@@ -96,6 +97,7 @@ class _Roles:
     def __init__(self, settings: ProjectSettings, level: str) -> None:
         self._settings = settings
         self._level = level
+        self._key = secrets.token_urlsafe(32)
         self.door = -1
         """Descriptor of the public port, where a front stands there."""
 
@@ -106,14 +108,14 @@ class _Roles:
             self._setup("control", "control"),
             *([self._setup("front", "front", door=self.door)] if self.door >= 0 else []),
             *(self.replica(number, replicas) for number in range(1, replicas + 1)),
-            *(self._setup("worker", f"worker-{number}") for number in workers),
+            *(self._setup("worker", f"worker-{number}", key=self._key) for number in workers),
         ]
 
     def replica(self, number: int, replicas: int) -> Setup:
         """One of so many replicas."""
         name = f"replica-{number}"
         socket = socket_of(name) if self.door >= 0 else ""
-        return self._setup("replica", name, replicas=max(replicas, 1), socket=socket)
+        return self._setup("replica", name, replicas=max(replicas, 1), socket=socket, key=self._key)
 
     def _setup(self, role: RoleName, name: str, **more: Any) -> Setup:
         return Setup(name=name, role=role, settings=self._settings, shared=True, level=self._level, **more)

@@ -1,9 +1,10 @@
-"""A worker of a project: does the jobs of the table, by the handlers that `handlers` names."""
+"""A worker of a project: does the jobs of the table, by the handlers that `handlers` names, and asks for items."""
 
 import asyncio
 import signal
 from collections.abc import Callable
 
+from rung.app.asking import dispatcher
 from rung.app.handlers import HANDLERS
 from rung.fleet.roles import Ready, Setup
 from rung.jobs.queue import JobStore
@@ -26,11 +27,16 @@ def run(setup: Setup, announce: Callable[[Ready], None]) -> None:
     )
     with open_database(setup.settings.project.store) as database:
         worker = Worker(JobStore(database), HANDLERS, options)
+        asking = dispatcher(setup, database)
+
+        def stop() -> None:
+            worker.stop()
+            asking.stop()
 
         async def work() -> None:
             for number in (signal.SIGTERM, signal.SIGINT):
-                asyncio.get_running_loop().add_signal_handler(number, worker.stop)
+                asyncio.get_running_loop().add_signal_handler(number, stop)
             announce(Ready())
-            await worker.run()
+            await asyncio.gather(worker.run(), asking.run())
 
         asyncio.run(work())

@@ -19,12 +19,14 @@ from rung.cli.declared import init as _init
 from rung.cli.declared import jobs as _jobs
 from rung.cli.declared import keys as _keys
 from rung.cli.declared import log as _log
+from rung.cli.declared import mapreduce as _mapreduce
 from rung.cli.declared import models as _models
 from rung.cli.declared import plan as _plan
 from rung.cli.declared import quality as _quality
 from rung.cli.declared import releases as _releases
 from rung.cli.declared import retrain as _retrain
 from rung.cli.declared import runs as _runs
+from rung.cli.declared import score as _score
 from rung.cli.declared import serving as _serving
 from rung.cli.declared import training as _training
 from rung.cli.declared import tune as _tune
@@ -92,6 +94,8 @@ for _declared in (
     _releases,
     _experiment,
     _retrain,
+    _score,
+    _mapreduce,
     _log,
     _drift,
     _quality,

@@ -44,7 +44,7 @@ __all__ = [
 Role = Literal["caller", "viewer", "operator", "deployer", "admin"]
 """What the holder of a key is to the project; each may do what those before it may.
 
-caller    asks models and sends feedback; nothing on the control API
+caller    asks models, at once or later, and sends feedback; nothing else on the control API
 viewer    sees everything on the control API but keys and the audit log
 operator  keeps it running: jobs, taking a release back, picking an arm as a tester
 deployer  says which versions answer: releases, rollouts, retrainings, loading and unloading
@@ -125,6 +125,10 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
         return self
 
 
+_WORKERS = Key(id="workers", digest="", name="workers")
+"""What the project's own workers are to its replicas."""
+
+
 class Revocation(msgspec.Struct, frozen=True, kw_only=True):
     """That a key is no longer one."""
 
@@ -149,6 +153,7 @@ class Ring:
         *,
         unreadable: Iterable[str] = (),
         static: Iterable[str] = (),
+        workers: Iterable[str] = (),
         tokens: Callable[[str, float], Key] | None = None,
     ) -> None:
         self.keys: Mapping[str, Key] = {key.id: key for key in keys}
@@ -157,11 +162,14 @@ class Ring:
         """What is wrong with files that hold no key."""
         # Digests have one length, so that comparing them takes one time.
         self._static = {hashlib.sha256(text.encode()).digest(): static_key(text) for text in static}
+        guarded = bool(self._static)
+        # The project's own, which shut no door.
+        self._static |= {hashlib.sha256(text.encode()).digest(): _WORKERS for text in workers}
         self._tokens = tokens
         roles = {key.role for key in self.keys.values()}
         closed = bool(self.unreadable) or tokens is not None
         self.guards_data = "caller" in roles or closed
-        self.guards_control = bool(roles - {"caller"}) or closed or bool(self._static)
+        self.guards_control = bool(roles - {"caller"}) or closed or guarded
 
     def find(self, token: str, now: float) -> Key:
         """The key that `token` is.

@@ -10,10 +10,12 @@ import msgspec
 
 from rung.domain.tensors import Tensors
 
-__all__ = ["NEVER", "Answer", "Call", "Payload", "Request", "Response", "Statistics", "Timing"]
+__all__ = ["LOWEST", "NEVER", "Answer", "Call", "Payload", "Request", "Response", "Statistics", "Timing"]
 
 NEVER = float("inf")
 """A deadline that does not come."""
+LOWEST = 999
+"""The priority of what is answered only while nobody else asks."""
 
 
 class Call(msgspec.Struct, gc=False):
@@ -58,7 +60,8 @@ class Request(msgspec.Struct, gc=False):
     deadline: float = NEVER
     """Absolute. Work that has not started by then never starts."""
     priority: int = 0
-    """1 is served first, larger numbers later; 0 is the default and stands between 4 and 5."""
+    """1 is served first, larger numbers later; 0 is the default and stands between 4 and 5. `LOWEST` waits until
+    nobody else asks."""
     arrived: float = 0.0
     """When the door had read the whole request."""
     call: Call | None = None

@@ -47,6 +47,8 @@ class Setup(msgspec.Struct, kw_only=True):
     refused while nobody stands there."""
     level: str = "info"
     """Least severe log lines that are written."""
+    key: str = ""
+    """What the workers show the replicas; made anew whenever the project is started. Empty: none."""
 
 
 class Ready(msgspec.Struct, kw_only=True, tag="ready"):

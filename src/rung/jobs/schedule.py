@@ -12,18 +12,19 @@ import msgspec
 from sqlalchemy import Connection, select, text
 
 from rung.domain.errors import ConfigurationError, MissingDependency
-from rung.domain.jobs import NewJob
+from rung.domain.jobs import Job, NewJob
 from rung.jobs.queue import JobStore
 from rung.jobs.submission import add
 from rung.jobs.tables import SCHEDULES
 
-__all__ = ["Schedule", "Tick", "check", "plan", "tick"]
+__all__ = ["Schedule", "Tick", "check", "moment_of", "plan", "tick"]
 
 _LATE = 60.0
 """Seconds after which a tick counts as missed."""
 _SLIP = 1.0
 """Seconds by which clocks are corrected all the time."""
 _NARROW = 600.0
+_STAMP = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,8 +54,20 @@ class Tick(msgspec.Struct, frozen=True):
     @property
     def idempotency_key(self) -> str:
         """The same for everyone who plans this tick."""
-        stamp = datetime.fromtimestamp(self.at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        stamp = datetime.fromtimestamp(self.at, UTC).strftime(_STAMP)
         return f"{self.schedule.job.kind}:{self.schedule.name}:{stamp}"
+
+
+def moment_of(job: Job) -> float:
+    """The tick that a job was submitted for, in seconds since the epoch; without a schedule, when it was submitted.
+
+    However late it is done, and however often it is tried, it is the same.
+    """
+    stamp = job.idempotency_key[-20:]
+    try:
+        return datetime.strptime(stamp, _STAMP).replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return job.created
 
 
 def check(schedule: Schedule) -> Schedule:

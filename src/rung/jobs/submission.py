@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, text, tuple_
+from sqlalchemy import Connection, insert, text
 
 from rung.domain.errors import InvalidInput, NotFound, TooLarge
 from rung.domain.jobs import NewJob, State
 from rung.jobs.chains import hold_keys, open_parents, start_next
-from rung.jobs.tables import JOBS, LINKS, encode
+from rung.jobs.tables import LINKS, encode
 
 __all__ = ["add"]
 
@@ -16,7 +16,6 @@ _LONGEST_NAME = 200
 _LARGEST = 4 << 20
 _LARGEST_PART = 32 << 20
 _FURTHEST_PRIORITY = 1_000_000
-_CHUNK = 500  # identities in one statement: SQLite takes 32,766 parameters
 
 _INSERT = """
 INSERT INTO rung_jobs (
@@ -142,16 +141,27 @@ def _identity(job: NewJob) -> _Identity | None:
     return (job.kind, job.owner, job.idempotency_key) if job.idempotency_key else None
 
 
+# A look-up for each, by the index: as a join a database may read the whole table. Without IS NOT NULL, SQLite does not
+# see that the index, which leaves out NULLs, has every row that is asked for.
+_KNOWN = """
+SELECT wanted.value ->> 0, wanted.value ->> 1, wanted.value ->> 2, (
+  SELECT id FROM rung_jobs
+  WHERE kind = wanted.value ->> 0 AND owner = wanted.value ->> 1 AND idempotency_key = wanted.value ->> 2
+    AND idempotency_key IS NOT NULL)
+FROM {table} AS wanted{columns}
+"""
+_KNOWNS = {
+    "sqlite": text(_KNOWN.format(table="json_each(:wanted)", columns="")),
+    "postgresql": text(_KNOWN.format(table="json_array_elements(CAST(:wanted AS json))", columns="(value)")),
+}
+
+
 def _known(connection: Connection, identities: Iterable[_Identity]) -> dict[_Identity, int]:
     wanted = sorted(identities)
-    known: dict[_Identity, int] = {}
-    columns = (JOBS.c.kind, JOBS.c.owner, JOBS.c.idempotency_key)
-    for start in range(0, len(wanted), _CHUNK):
-        query = select(*columns, JOBS.c.id).where(tuple_(*columns).in_(wanted[start : start + _CHUNK]))
-        # Without this SQLite does not see that the index, which leaves out NULLs, has every row that is asked for.
-        for row in connection.execute(query.where(JOBS.c.idempotency_key.is_not(None))):
-            known[(row.kind, row.owner, row.idempotency_key)] = row.id
-    return known
+    if not wanted:
+        return {}
+    rows = connection.execute(_KNOWNS[connection.dialect.name], {"wanted": encode(wanted)})
+    return {(kind, owner, key): id for kind, owner, key, id in rows if id is not None}
 
 
 def _numbers(connection: Connection, count: int) -> Iterable[int]:

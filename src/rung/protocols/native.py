@@ -20,7 +20,7 @@ import orjson
 
 from rung import __version__
 from rung.domain.errors import InvalidInput
-from rung.domain.predictions import NEVER, Call, Request
+from rung.domain.predictions import LOWEST, NEVER, Call, Request
 from rung.domain.tensors import DATATYPES, Array, TensorSpec
 from rung.ports import Directory, Served
 from rung.protocols.bodies import RAW, payload_of, shape_from, shape_of
@@ -213,6 +213,7 @@ def _bind(plan: _Plan, served: Served) -> _Bound:
     if (
         plan.media == RAW
         and wants_raw
+        and plan.priority != LOWEST
         and not transforms.input
         and not transforms.output
         and len(signature.inputs) == len(signature.outputs) == 1

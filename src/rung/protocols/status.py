@@ -31,6 +31,7 @@ from rung.domain.errors import (
 from rung.protocols.exchange import Reply
 
 __all__ = [
+    "ACCEPTED",
     "METHOD_NOT_ALLOWED",
     "OK",
     "STATUS_LINES",
@@ -44,6 +45,7 @@ __all__ = [
 ]
 
 OK = 200
+ACCEPTED = 202
 METHOD_NOT_ALLOWED = 405
 UNAVAILABLE = 503
 

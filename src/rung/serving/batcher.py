@@ -15,17 +15,22 @@ from typing import Any
 import numpy as np
 
 from rung.domain.errors import Cancelled, DeadlineExceeded, ModelError, NotReady, Overloaded
-from rung.domain.predictions import NEVER, Request, Response
+from rung.domain.predictions import LOWEST, NEVER, Request, Response
 from rung.domain.tensors import Tensors
 from rung.ports import Model
 from rung.serving.cost import CostModel
 from rung.serving.execution import Outcome, execute, execute_apart
+from rung.serving.idle import Idle
 from rung.serving.lanes import Lanes
 from rung.serving.queue import RequestQueue
 from rung.serving.recorder import Recorder
 from rung.serving.ticket import Ticket
 
 __all__ = ["Batcher"]
+
+_LONGEST_HELD = 2.0
+"""Seconds that a request of the lowest priority waits here; then whoever sent it may do so again."""
+_SOON = 0.05
 
 
 class Batcher:
@@ -38,7 +43,16 @@ class Batcher:
     """
 
     def __init__(
-        self, name: str, version: int, model: Model, cost: CostModel, lanes: Lanes, *, threads: int, max_wait: float
+        self,
+        name: str,
+        version: int,
+        model: Model,
+        cost: CostModel,
+        lanes: Lanes,
+        *,
+        threads: int,
+        max_wait: float,
+        idle: Idle | None = None,
     ) -> None:
         self.name = name
         self.version = version
@@ -59,6 +73,9 @@ class Batcher:
         self._turn: list[Ticket] = []
         """What came in during this turn of the loop, for a model that runs on it."""
         self._queue = RequestQueue()
+        self._idle = idle or Idle()
+        self._looking = False
+        """Whether a later look at what can wait is due."""
         signature = model.signature
         self._batched = signature.batched
         self._ragged = any(-1 in spec.shape[1:] for spec in signature.inputs)
@@ -71,8 +88,12 @@ class Batcher:
             Overloaded: its turn would come after the longest wait allowed, or after its deadline.
             DeadlineExceeded, ModelError: as they say, when awaited.
         """
+        if request.priority == LOWEST:
+            return self._lowest(request)
         if not self.inline:
             self._admit(request)
+        if self._idle.active:
+            self._idle.came(monotonic())
         if self._batched and request.rows > self.cost.cap:
             return self._split(request)
         return self._enter(request)
@@ -105,6 +126,46 @@ class Batcher:
             return tuple(array.shape[1:] for array in request.inputs.values())
         return None
 
+    def admit_lowest(self) -> None:
+        """Let a request of the lowest priority in while nobody else asks, and not too many.
+
+        Nobody counts those that are turned away: they are no sign that more replicas are needed.
+
+        Raises:
+            Overloaded: others ask, or enough of them are here.
+        """
+        idle, now = self._idle, monotonic()
+        idle.open(now)
+        wait = idle.wait(now)
+        if wait or idle.held >= max(4 * self.cost.cap * self.lanes, 16):
+            raise Overloaded(f"{self.name} is asked by others, who come first", retry_after=max(wait, _SOON))
+
+    async def _lowest(self, request: Request) -> Response:
+        """Answer while nobody else asks."""
+        self.admit_lowest()
+        idle, here = self._idle, int(self.inline)
+        idle.held += 1
+        # What is computed on the loop is in the way of others from here on.
+        idle.lowest += here
+        timer: asyncio.TimerHandle | None = None
+        try:
+            if self._batched and request.rows > self.cost.cap:
+                return await self._split(request)
+            ticket = self._enter(request, counted=False)
+            if not self.inline:
+                timer = asyncio.get_running_loop().call_later(_LONGEST_HELD, self._turn_away, ticket)
+            return await ticket
+        finally:
+            idle.held -= 1
+            idle.lowest -= here
+            if timer is not None:
+                timer.cancel()
+
+    def _turn_away(self, ticket: Ticket) -> None:
+        if ticket.queued:
+            self._queue.drop(ticket)
+            self._fail(ticket, Overloaded(f"{self.name} is asked by others, who come first", retry_after=_SOON))
+
     async def _split(self, request: Request) -> Response:
         """More rows than one call should take: parts, on as many lanes as are free, put together again."""
         size = self.cost.cap
@@ -115,7 +176,8 @@ class Batcher:
             for ticket in tickets:
                 responses.append(await ticket)  # noqa: PERF401 - a comprehension would hide the order
         except Exception as error:
-            self.recorder.failed(error, monotonic() - request.arrived)
+            if request.priority != LOWEST:
+                self.recorder.failed(error, monotonic() - request.arrived)
             raise
         finally:
             for ticket in tickets:
@@ -123,7 +185,8 @@ class Batcher:
         names = responses[0].outputs
         outputs = {name: np.concatenate([one.outputs[name] for one in responses]) for name in names}
         queued, total = responses[0].queued, monotonic() - request.arrived
-        self.recorder.answered(queued, total - queued, total)
+        if request.priority != LOWEST:
+            self.recorder.answered(queued, total - queued, total)
         return Response(self.name, self.version, outputs, queued, total - queued, size)
 
     # --- admission --------------------------------------------------------------------------
@@ -207,9 +270,14 @@ class Batcher:
         queue = self._queue
         cap = self.cost.cap if self._batched else 1
         while self._free and queue.rows:
-            share = -(-queue.rows // self._free)
+            rows = queue.rows
+            if self._idle.active and (lowest := queue.lowest):
+                if lowest == rows and self._wait_on():
+                    return
+                rows = rows - lowest or rows
+            share = -(-rows // self._free)
             # Alone in the house: spread over all cores. With company every lane has work of its own.
-            alone = self._free == self._lanes.count and share == queue.rows <= cap and self._lanes.count > 1
+            alone = self._free == self._lanes.count and share == rows <= cap and self._lanes.count > 1
             threads = self._threads if alone or self._lanes.count == 1 else 1
             batch = self._startable(queue.take(min(cap, share)), monotonic())
             if not batch:
@@ -220,13 +288,36 @@ class Batcher:
                 reason = "deadline" if self.cost.capped_by == "objective" else "full"
             self._start(batch, threads, reason)
 
+    def _wait_on(self) -> bool:
+        """Whether what can wait has to; if so, it is looked at again."""
+        wait = self._idle.wait(monotonic())
+        if wait and not self._looking:
+            self._looking = True
+            asyncio.get_running_loop().call_later(wait, self._look_again)
+        return wait > 0.0
+
+    def _look_again(self) -> None:
+        self._looking = False
+        self._release_batches()
+
     def _start(self, batch: list[Ticket], threads: int, reason: str) -> None:
         self._free -= 1
+        idle, lowest = self._idle, batch[0].request.priority == LOWEST
+        if lowest:
+            idle.lowest += 1
+        else:
+            idle.calls += 1
         started = monotonic()
         model, sole = self.model, self._sole
 
         def done(value: tuple[list[Outcome], float] | None, error: Exception | None) -> None:
             self._free += 1
+            if lowest:
+                idle.lowest -= 1
+            else:
+                idle.calls -= 1
+                if idle.active:
+                    idle.left(monotonic())
             outcomes, seconds = value or ([ModelError(f"the lane failed: {error}")] * len(batch), 0.0)
             # The lane's next work first: it computes while the loop hands out these answers.
             self._release_batches()
@@ -257,7 +348,8 @@ class Batcher:
     ) -> None:
         name, version, recorder = self.name, self.version, self.recorder
         rows = sum([ticket.request.rows for ticket in batch])
-        recorder.call(rows, seconds, reason)
+        if batch[0].request.priority != LOWEST:
+            recorder.call(rows, seconds, reason)
         if seconds and threads == 1:
             self.cost.learn(rows, seconds)
         finished, fresh = monotonic(), recorder.fresh

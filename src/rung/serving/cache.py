@@ -14,9 +14,10 @@ from time import monotonic
 
 import msgspec
 
+from rung.domain.caches import CacheUsage
 from rung.domain.predictions import Call, Request, Response
 from rung.domain.tensors import Tensors
-from rung.ports import CacheBackend, CacheUsage, Predictor
+from rung.ports import CacheBackend, Predictor
 from rung.serving.cache_values import copied, fits, weight
 from rung.serving.coalesce import Flights, Held, fingerprint, freeze
 from rung.serving.ticket import Ticket

@@ -4,7 +4,8 @@ from collections.abc import Collection, Iterable, Iterator
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from rung.ports import CacheBackend, CacheUsage, Predictor
+from rung.domain.caches import CacheUsage
+from rung.ports import CacheBackend, Predictor
 from rung.serving.cache import AGES, AnswerKey, Cached, MemoryStore
 from rung.serving.duplicates import Advice, DuplicateMeter, Metered
 from rung.settings.cache import CachePlace

@@ -73,6 +73,9 @@ class GraphPredictor:
         if not self.inflight and self.on_idle is not None:
             self.on_idle()
 
+    def admit_lowest(self) -> None:
+        """Let everything in: the models turn away what comes while others ask."""
+
     def wait(self, priority: int = 0) -> float:
         """Seconds until a request would start: a graph itself has no queue."""
         return 0.0

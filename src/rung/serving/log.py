@@ -19,9 +19,10 @@ from weakref import WeakSet
 
 import numpy as np
 
+from rung.domain.errors import Overloaded
 from rung.domain.identity import Identity, Keyring, Mint
 from rung.domain.models import Manifest
-from rung.domain.predictions import Call, Request, Response
+from rung.domain.predictions import LOWEST, Call, Request, Response
 from rung.domain.records import FeedbackRecord, PredictionRecord, ShadowRecord, blame_of
 from rung.domain.releases import BUCKETS, bucket
 from rung.ports import Predictor
@@ -219,6 +220,8 @@ class Logged:
     def _failed(
         self, request: Request, call: Call, arm: ArmRecorder, identity: str, now: float, error: BaseException
     ) -> None:
+        if request.priority == LOWEST and isinstance(error, Overloaded):
+            return  # it is asked again when nobody else asks
         name = "Cancelled" if isinstance(error, asyncio.CancelledError | GeneratorExit) else type(error).__name__
         blame = "client" if name == "Cancelled" else blame_of(error)
         arm.requests += 1

@@ -27,6 +27,7 @@ from rung.serving.batcher import Batcher
 from rung.serving.coalesce import Coalescer
 from rung.serving.feed import Feed
 from rung.serving.graphs import GraphPredictor
+from rung.serving.idle import Idle
 from rung.serving.lanes import Lanes
 from rung.serving.loader import Loaded, load
 from rung.serving.policies import Entry, Load, Policy, needed, plan
@@ -77,6 +78,7 @@ class Manager:
         self._records: dict[AspiredVersion, Record] = {}
         self._origin: dict[AspiredVersion, Source] = {}
         self.table = Table(splitting=options.log is not None, forcing=options.forcing, report=options.report)
+        self._idle = Idle()
         self._releases: dict[str, Release] = {}
         self._away: set[str] = set()
         """Models that were unloaded by hand, and stay away although a source offers them."""
@@ -242,7 +244,14 @@ class Manager:
         # A spread call that is hardly faster than a narrow one only takes cores from others.
         threads = options.load.threads if 0.0 < loaded.cost.wide < 0.9 * loaded.cost.estimate(1) else 1
         batcher = Batcher(
-            version.name, version.version, model, loaded.cost, lanes, threads=threads, max_wait=options.max_wait
+            version.name,
+            version.version,
+            model,
+            loaded.cost,
+            lanes,
+            threads=threads,
+            max_wait=options.max_wait,
+            idle=self._idle,
         )
         if not batcher.inline:
             lanes.open()

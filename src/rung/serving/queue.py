@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+from rung.domain.predictions import LOWEST
 from rung.serving.ticket import Ticket
 
 __all__ = ["RequestQueue", "urgency"]
@@ -26,6 +27,11 @@ class RequestQueue:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def lowest(self) -> int:
+        """Rows of those that wait until nobody else asks."""
+        return self._level_rows.get(LOWEST, 0)
+
     def push(self, ticket: Ticket) -> None:
         """Add a ticket at the end of its level."""
         request = ticket.request
@@ -47,9 +53,10 @@ class RequestQueue:
             first = next(iter(groups)) if len(groups) == 1 else min(groups, key=lambda at: (at[0], groups[at][0][0]))
             taken: list[Ticket] = []
             used = self._draw(first, rows, taken)
-            if taken and len(groups) and used < rows:
+            if taken and len(groups) and used < rows and first[0] < LOWEST:
                 # Room left: the same kind of work from less urgent levels rides along.
-                for at in sorted((at for at in groups if at[1] == first[1]), key=lambda at: at[0]):
+                # Not what waits until nobody asks: it would make this call longer for those who do.
+                for at in sorted((at for at in groups if at[1] == first[1] and at[0] < LOWEST), key=lambda at: at[0]):
                     used += self._draw(at, rows - used, taken, fill=True)
             if taken:
                 return taken

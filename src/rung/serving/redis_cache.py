@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from rung.domain.caches import CacheUsage
 from rung.domain.errors import ConfigurationError, MissingDependency
 from rung.domain.tensors import Tensors
-from rung.ports import CacheUsage
 from rung.serving.cache import MemoryStore
 from rung.serving.cache_values import decode, encode, fits, weight
 

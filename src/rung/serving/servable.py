@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from rung.domain.models import Manifest
-from rung.domain.predictions import Answer, Payload, Request, Response
+from rung.domain.predictions import LOWEST, Answer, Payload, Request, Response
 from rung.ports import Model, Predictor
 from rung.serving.batcher import Batcher
 from rung.serving.coalesce import Coalescer
@@ -86,6 +86,9 @@ class Servable:
         # Before any work: nobody should wait for an answer that cannot be given.
         items = len(payload.value) if payload.kind == "image" and isinstance(payload.value, list) else 1
         media = pipeline.negotiate(accept, items)
+        if payload.priority == LOWEST:
+            # Nor should others wait for the transforms of what can wait.
+            self.batcher.admit_lowest()
         # The handle covers the transforms too: this version must not go between them and the model.
         self.batcher.inflight += 1
         try:

@@ -14,6 +14,7 @@ import msgspec
 from rung.domain.errors import ConfigurationError, InvalidInput, RungError
 from rung.domain.names import check_name
 from rung.settings.front import FrontSection
+from rung.settings.offline import OfflineSection
 from rung.settings.oidc import OidcSettings
 from rung.settings.project import ControlSettings, ProjectSection, ProjectSettings, WorkerSettings
 from rung.settings.replica import DoorSettings, overlay
@@ -26,7 +27,15 @@ _EXAMPLE = '[project]\nname = "{name}"\n\n[models.{name}]   # optional: one sect
 _Path = tuple[str, ...]
 _ALERT_SECRET = "RUNG_ALERT_SECRET"  # noqa: S105 - a variable's name
 _SECRET = frozenset(
-    {("control", "keys"), ("alerts", "webhook"), ("alerts", "webhook_secret"), ("alerts", "slack"), ("alerts", "smtp")}
+    {
+        ("control", "keys"),
+        ("alerts", "webhook"),
+        ("alerts", "webhook_secret"),
+        ("alerts", "slack"),
+        ("alerts", "smtp"),
+        ("offline", "key"),
+        ("offline", "callback_secret"),
+    }
 )
 _KEY = re.compile(r"[!-~]{16,}", re.ASCII)
 """What a header can carry, and nobody guesses."""
@@ -43,8 +52,8 @@ def load_project(
     """The settings of the project in `folder`: its file, then the environment, then flags that are not None.
 
     `flags` has a table for each section. The environment is RUNG_PROJECT_<NAME>, RUNG_<NAME> for `[serve]`,
-    RUNG_DOOR_<NAME>, RUNG_OIDC_<NAME>, RUNG_CONTROL_<NAME>, RUNG_WORKERS_<NAME>, RUNG_FRONT_<NAME>, RUNG_CONTROL_KEY
-    for one key more, and RUNG_ALERT_SECRET.
+    RUNG_DOOR_<NAME>, RUNG_OIDC_<NAME>, RUNG_CONTROL_<NAME>, RUNG_WORKERS_<NAME>, RUNG_FRONT_<NAME>,
+    RUNG_OFFLINE_<NAME>, RUNG_CONTROL_KEY for one key more, and RUNG_ALERT_SECRET.
 
     Raises:
         ConfigurationError: there is no such file, or something in it or beside it is wrong.
@@ -73,6 +82,7 @@ def load_project(
         project=overlay(ProjectSection, settings.project, given.get("project", {}), environ, "RUNG_PROJECT_"),
         serve=msgspec.structs.replace(serve, door=door, oidc=oidc),
         control=control,
+        offline=overlay(OfflineSection, settings.offline, given.get("offline", {}), environ, "RUNG_OFFLINE_"),
         front=overlay(FrontSection, settings.front, given.get("front", {}), environ, "RUNG_FRONT_"),
         workers=overlay(WorkerSettings, settings.workers, given.get("workers", {}), environ, "RUNG_WORKERS_"),
         alerts=alerts,

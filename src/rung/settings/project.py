@@ -12,8 +12,11 @@ from rung.domain.studies import Choices, Pruner, Range, Sampler
 from rung.settings.alerts import AlertsSection
 from rung.settings.cache import parse_size
 from rung.settings.front import FrontSection
+from rung.settings.offline import OfflineSection
+from rung.settings.queue import check_queue
 from rung.settings.replica import ServeSettings
 from rung.settings.scaling import ReplicaCount
+from rung.settings.scoring import ScoreSection
 
 __all__ = [
     "ControlSettings",
@@ -51,12 +54,16 @@ class ProjectSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Folder of this machine to which replicas write the prediction log."""
     data: str = ".rung/data"
     """Where the tables lie that the log is turned into: a folder or `s3://bucket/prefix`."""
-    queue: Literal["sql"] = "sql"
-    """What carries jobs: `sql` is the job table in `store`."""
+    queue: str = "sql"
+    """What carries the items of requests that are answered later: `sql` is the job table in `store`;
+    `nats://HOST:PORT` or `redis://HOST:PORT/0` a server. Jobs are in `store` in any case."""
     cache: str = "memory"
     """Where answers are cached for models that ask for it: `memory`, or `redis://...` to share them."""
     engine: Literal["local"] = "local"
     """Where training and scoring run: `local` is this machine."""
+
+    def __post_init__(self) -> None:
+        check_queue(self.queue)
 
 
 class LogSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -206,8 +213,12 @@ class DataSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def seen(self, columns: Iterable[str]) -> tuple[str, ...]:
         """Which of these columns the model sees."""
-        others = {self.label, self.time, self.group, self.split, *self.key, *self.ignore}
-        return self.features or tuple(name for name in columns if name not in others)
+        return self.features or tuple(name for name in columns if name not in self.unseen)
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """Columns that something else is said of."""
+        return tuple(filter(None, (self.label, self.time, self.group, self.split, *self.key, *self.ignore)))
 
 
 class RunSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -287,6 +298,8 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     release: ReleaseSection = ReleaseSection()
     drift: DriftSection = DriftSection()
     retrain: RetrainSection = RetrainSection()
+    score: dict[str, ScoreSection] = {}
+    """Data sets that are scored by the clock, by a name of your own."""
 
     @property
     def dataset(self) -> DataSection:
@@ -335,6 +348,7 @@ class ProjectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     control: ControlSettings = ControlSettings()
     workers: WorkerSettings = WorkerSettings()
     front: FrontSection = FrontSection()
+    offline: OfflineSection = OfflineSection()
     alerts: AlertsSection = AlertsSection()
     models: dict[str, ModelSettings] = {}
 

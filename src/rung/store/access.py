@@ -53,15 +53,24 @@ class Spent(msgspec.Struct):
 class KeyStore:
     """The keys of a project.
 
-    `static` are those out of its settings. Of an `issuer`, which somebody else opens and closes, tokens are taken.
+    `static` are those out of its settings, `workers` that of its own workers. Of an `issuer`, which somebody else opens
+    and closes, tokens are taken.
     """
 
-    def __init__(self, store: BlobStore, static: Iterable[str] = (), issuer: "Issuer | None" = None) -> None:
+    def __init__(
+        self,
+        store: BlobStore,
+        static: Iterable[str] = (),
+        *,
+        workers: Iterable[str] = (),
+        issuer: "Issuer | None" = None,
+    ) -> None:
         self._store = store
         self._issuer = issuer
         self._edition = -1
         """Of the issuer's keys."""
         self._static = tuple(static)
+        self._workers = tuple(workers)
         self._lock = Lock()
         self._read: dict[str, Key | Revocation | str] = {}
         """What was read before: files do not change. A text says what is wrong with one."""
@@ -131,6 +140,7 @@ class KeyStore:
                     unreadable=(one for one in found if isinstance(one, str)),
                     static=self._static,
                     tokens=self._issuer.find if self._issuer is not None else None,
+                    workers=self._workers,
                 )
             return self._ring
 

@@ -15,7 +15,7 @@ from time import monotonic
 
 from rung.domain.errors import MissingDependency
 
-__all__ = ["serve_postgres"]
+__all__ = ["PostgresServer", "postgres_server", "serve_postgres"]
 
 _PATIENCE = 60.0
 _USER = "rung"
@@ -24,38 +24,74 @@ _INITDB = ("-U", _USER, "-A", "trust", "-E", "UTF8", "--no-sync")
 _SETTINGS = ("max_connections=60", "shared_buffers=64MB", "listen_addresses=127.0.0.1", "logging_collector=off")
 
 
+class PostgresServer:
+    """A server on a port that the kernel chose, as processes that a test may kill and start again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._user = _UNPRIVILEGED if os.geteuid() == 0 else None
+        self._server: subprocess.Popen[bytes] | None = None
+        if self._user:
+            os.chown(folder, pwd.getpwnam(self._user).pw_uid, -1)
+        self._binaries = _binaries(folder, self._user)
+        initdb: list[str | Path] = [self._binaries / "initdb", "-D", folder / "data", *_INITDB]
+        subprocess.run(initdb, check=True, capture_output=True, user=self._user, cwd=folder)  # noqa: S603
+        self._port = _free_port()
+        self.url = f"postgresql://{_USER}@127.0.0.1:{self._port}/postgres"
+
+    def start(self) -> None:
+        """Start it, and return when it takes connections."""
+        program = self._binaries / "postgres"
+        command: list[str | Path] = [program, "-D", self._folder / "data", "-p", str(self._port), "-k", self._folder]
+        for setting in _SETTINGS:
+            command += ["-c", setting]
+        log = self._folder / "log"
+        until = monotonic() + _PATIENCE
+        while True:
+            with log.open("wb") as output:
+                self._server = subprocess.Popen(  # noqa: S603
+                    command, stdout=output, stderr=output, user=self._user, cwd=self._folder
+                )
+            if _listens(self.url, self._server):
+                return
+            words = log.read_text(errors="replace")
+            # Children of a killed server end by themselves, a moment after it.
+            if monotonic() > until or "still in use" not in words:
+                raise RuntimeError(f"PostgreSQL did not start: {words[-2000:]}")
+
+    def end(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal that ends it, and return when it is gone; by default as a crash would."""
+        if self._server is not None:
+            self._server.send_signal(number)
+            self._server.wait()
+            self._server = None
+
+
 @contextmanager
-def serve_postgres() -> Iterator[str]:
-    """Run a server on a port that the kernel chose, and yield `postgresql://...` of an empty database.
+def postgres_server() -> Iterator[PostgresServer]:
+    """Run a server; it and its files are gone with the block.
 
     Its commits reach the disk as in earnest. It has no password, and listens to this machine only. PostgreSQL
-    refuses to run as root; there it runs as `nobody`. The server and its files are gone with the block.
+    refuses to run as root; there it runs as `nobody`.
     """
     # Not below pytest's folder, whose parents an unprivileged user may not enter.
     folder = Path(tempfile.mkdtemp(prefix="rung-postgres-"))
-    user = _UNPRIVILEGED if os.geteuid() == 0 else None
     try:
-        if user:
-            os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
-        binaries = _binaries(folder, user)
-        data, port, log = folder / "data", _free_port(), folder / "log"
-        initdb: list[str | Path] = [binaries / "initdb", "-D", data, *_INITDB]
-        subprocess.run(initdb, check=True, capture_output=True, user=user, cwd=folder)  # noqa: S603
-        command: list[str | Path] = [binaries / "postgres", "-D", data, "-p", str(port), "-k", folder]
-        for setting in _SETTINGS:
-            command += ["-c", setting]
-        with log.open("wb") as output:
-            server = subprocess.Popen(command, stdout=output, stderr=output, user=user, cwd=folder)  # noqa: S603
+        server = PostgresServer(folder)
         try:
-            url = f"postgresql://{_USER}@127.0.0.1:{port}/postgres"
-            _wait_for(url, server, log)
-            yield url
+            server.start()
+            yield server
         finally:
-            # Immediate: its data is thrown away.
-            server.send_signal(signal.SIGQUIT)
-            server.wait()
+            server.end(signal.SIGQUIT)  # immediate: its data is thrown away
     finally:
         shutil.rmtree(folder)
+
+
+@contextmanager
+def serve_postgres() -> Iterator[str]:
+    """`postgresql://...` of an empty database on a server that runs for the block, as `postgres_server`."""
+    with postgres_server() as server:
+        yield server.url
 
 
 def _binaries(folder: Path, user: str | None) -> Path:
@@ -81,7 +117,8 @@ def _free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def _wait_for(url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
+def _listens(url: str, server: "subprocess.Popen[bytes]") -> bool:
+    """Wait until it takes connections; False where it ended instead."""
     import psycopg
 
     until = monotonic() + _PATIENCE
@@ -91,10 +128,12 @@ def _wait_for(url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
         except psycopg.OperationalError:
             pass
         else:
-            return
+            return True
         try:
             server.wait(0.05)
         except subprocess.TimeoutExpired:
             continue
-        break
-    raise RuntimeError(f"PostgreSQL did not start: {log.read_text(errors='replace')[-2000:]}")
+        return False
+    server.kill()
+    server.wait()
+    return False

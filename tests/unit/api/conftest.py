@@ -17,9 +17,12 @@ from rung.fleet.loop import PartHealth
 from rung.fleet.policy import read_policy
 from rung.fleet.state import UpState
 from rung.fleet.status import observe
+from rung.jobs.brokers import QueuePlace, open_queue
 from rung.jobs.queue import JobStore
 from rung.loop import requests
 from rung.loop.retrainer import Retrainer
+from rung.offline.requests import Requests
+from rung.offline.scoring.scores import ScoreStore
 from rung.settings.project import ModelSettings
 from rung.store.access import KeyStore
 from rung.store.audit import AuditLog
@@ -40,6 +43,7 @@ def services(tmp_path: Path) -> Iterator[Services]:
         catalog.register(repository, artifact, name="tiny")
     with open_database(f"sqlite:///{tmp_path}/rung.db") as database:
         jobs = JobStore(database)
+        queue = open_queue(QueuePlace("sql", "test"), database)
         yield Services(
             repository=repository,
             jobs=jobs,
@@ -55,6 +59,8 @@ def services(tmp_path: Path) -> Iterator[Services]:
             audit=AuditLog(tmp_path / "audit"),
             order=lambda _order: None,
             state=lambda: UpState(project="p", pid=0, started=0, since=0.0, replicas=1, why="as the rules say"),
+            requests=Requests(database, lambda: queue),
+            scores=ScoreStore(database),
         )
 
 

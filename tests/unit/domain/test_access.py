@@ -213,3 +213,14 @@ def test_a_bucket_that_changes_its_pace_keeps_what_is_left():
     bucket.pace(0.5, 2)
     assert bucket.take(0.0) > 0.0
     assert bucket.take(4.0) == 0.0
+
+
+def test_the_project_s_own_workers_shut_no_door_and_may_only_ask():
+    ring = Ring(workers=("a-secret-of-this-life",))
+    assert not ring.guards_data
+    assert not ring.guards_control
+    found = ring.find("a-secret-of-this-life", 0.0)
+    assert (found.name, found.role) == ("workers", "caller")
+    assert ring.why_not(found, 1e12) == ""
+    with pytest.raises(Unauthenticated):
+        ring.find("another", 0.0)

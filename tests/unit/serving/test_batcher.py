@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rung.domain.errors import DeadlineExceeded, ModelError, NotReady, Overloaded
-from rung.domain.predictions import NEVER, Request
+from rung.domain.predictions import LOWEST, NEVER, Request
 from rung.serving.batcher import Batcher
 from rung.serving.cost import CostModel
 from rung.serving.lanes import Lanes
@@ -250,3 +250,84 @@ def test_permuted_mixed_and_partly_failing_requests_each_get_their_own_answer(se
             assert isinstance(answer, ModelError)
         else:
             assert answer.outputs["y"][:, 0].tolist() == [2.0 * value for value in rows]
+
+
+# --- what can wait --------------------------------------------------------------------------------
+
+
+async def admitted(batcher, *rows: float):
+    """A request of the lowest priority, sent again while it is turned away."""
+    while True:
+        try:
+            return await batcher(request(*rows, priority=LOWEST))
+        except Overloaded:
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.asyncio
+async def test_what_can_wait_is_answered_while_nobody_asks_and_counted_nowhere(per_row):
+    async with House(ScriptedModel(), costs(per_row)) as batcher:
+        answers = await asyncio.gather(*(admitted(batcher, i) for i in range(12)))
+        assert [first(answer) for answer in answers] == [2.0 * i for i in range(12)]
+        read = batcher.recorder.read()
+        assert (read.success.count, read.failure.count, read.inferences, batcher.inflight) == (0, 0, 0, 0)
+
+
+@pytest.mark.asyncio
+async def test_more_rows_than_a_call_takes_can_wait_too():
+    async with House(ScriptedModel(), costs(0.001, sizes=3)) as batcher:
+        answer = await admitted(batcher, *range(50))
+        assert answer.outputs["y"][:, 0].tolist() == [2.0 * i for i in range(50)]
+        assert batcher.recorder.read().success.count == 0
+
+
+@pytest.mark.asyncio
+async def test_it_is_turned_away_while_others_are_answered_and_nobody_counts_that():
+    model = ScriptedModel()
+    model.gate = threading.Event()
+    async with House(model, costs(0.01)) as batcher:
+        one = asyncio.ensure_future(batcher(request(1)))
+        await entered(model)
+        with pytest.raises(Overloaded, match="come first"):
+            await batcher(request(2, priority=LOWEST))
+        model.gate.set()
+        await one
+        assert batcher.recorder.read().failures == {}
+
+
+@pytest.mark.asyncio
+async def test_others_overtake_it_after_one_call_and_it_never_rides_along():
+    model = ScriptedModel()
+    async with House(model, costs(0.01)) as batcher:
+        await admitted(batcher, 0)
+        model.calls.clear()
+        model.entered.clear()
+        model.gate = threading.Event()
+        waiting = [asyncio.ensure_future(admitted(batcher, i)) for i in range(1, 6)]
+        await entered(model)
+        asked = [asyncio.ensure_future(batcher(request(i))) for i in range(10, 13)]
+        await asyncio.sleep(0)
+        model.gate.set()
+        await asyncio.gather(*asked)
+        assert model.calls[1] == 3, "the three went together, without any that can wait"
+        answers = await asyncio.gather(*waiting)
+        assert [first(answer) for answer in answers] == [2.0 * i for i in range(1, 6)]
+
+
+@pytest.mark.asyncio
+async def test_it_is_sent_back_where_others_never_cease(monkeypatch):
+    monkeypatch.setattr("rung.serving.batcher._LONGEST_HELD", 0.02)
+    model = ScriptedModel()
+    async with House(model, costs(0.01)) as batcher:
+        await admitted(batcher, 0)
+        model.gate = threading.Event()
+        model.entered.clear()
+        held = asyncio.ensure_future(admitted(batcher, 1))
+        await entered(model)
+        late = asyncio.ensure_future(batcher(request(2, priority=LOWEST)))
+        one = asyncio.ensure_future(batcher(request(3)))
+        with pytest.raises(Overloaded, match="come first"):
+            await late
+        model.gate.set()
+        await asyncio.gather(held, one)
+        assert batcher.inflight == 0

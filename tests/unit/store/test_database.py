@@ -279,7 +279,7 @@ def test_a_database_of_the_release_before_gets_the_tables_of_alerts(tmp_path: Pa
         database.write(back)
     with open_database(url(tmp_path)) as database:
         assert database.read(lambda one: one.execute(text("SELECT count(*) FROM rung_alerts")).scalar()) == 0
-        assert database.read(lambda one: one.execute(text("SELECT version_num FROM rung_version")).scalar()) == "0002"
+        assert database.read(lambda one: one.execute(text("SELECT version_num FROM rung_version")).scalar()) == "0004"
 
 
 @pytest.mark.nightly

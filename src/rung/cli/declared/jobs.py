@@ -1,4 +1,4 @@
-"""`rung jobs list|show|cancel|retry`."""
+"""`rung jobs list|show|cancel|retry`, and of what models are asked later, `asked|answers|replay`."""
 
 from typing import Annotated
 
@@ -14,13 +14,22 @@ Database = Annotated[
 ]
 Id = Annotated[int, typer.Argument(metavar="ID", help="Number of the job.")]
 Ids = Annotated[list[int], typer.Argument(metavar="ID...", help="Numbers of jobs.")]
+Request = Annotated[str, typer.Argument(metavar="REQUEST", help="Id of the request.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 def add(app: typer.Typer) -> None:
     """Declare the commands."""
     jobs = typer.Typer(help="List, inspect, cancel and retry jobs.", no_args_is_help=True)
-    for name, command in (("list", list_jobs), ("show", show), ("cancel", cancel), ("retry", retry)):
+    for name, command in (
+        ("list", list_jobs),
+        ("show", show),
+        ("cancel", cancel),
+        ("retry", retry),
+        ("asked", asked),
+        ("answers", answers),
+        ("replay", replay),
+    ):
         jobs.command(name)(command)
     app.add_typer(jobs, name="jobs")
 
@@ -65,3 +74,43 @@ def retry(jobs: Ids, database: Database = "") -> None:
     from rung.cli import jobs as bodies
 
     bodies.retry(database, jobs)
+
+
+def asked(
+    model: Annotated[str, typer.Argument(metavar="[MODEL]", help="Only requests of this model.")] = "",
+    dead: Annotated[bool, typer.Option("--dead", help="Only requests with items whose tries are used up.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Most requests to list.")] = 20,
+    database: Database = "",
+    as_json: AsJson = False,
+) -> None:
+    """List what models are asked later, newest first."""
+    from rung.cli import asked as bodies
+
+    bodies.list_requests(database, model, dead=dead, limit=limit, as_json=as_json)
+
+
+def answers(
+    request: Request,
+    after: Annotated[int, typer.Option(min=-1, help="Only items after this place: the next page.")] = -1,
+    limit: Annotated[int, typer.Option(min=1, help="Most items to show.")] = 1000,
+    database: Database = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show what became of the items of a request: answers, and why there is none."""
+    from rung.cli import asked as bodies
+
+    bodies.answers(database, request, after=after, limit=limit, as_json=as_json)
+
+
+def replay(
+    request: Request,
+    state: Annotated[
+        list[str] | None,
+        typer.Option("--state", help="Items that ended so: dead, failed, expired or cancelled.  [dead]"),
+    ] = None,
+    database: Database = "",
+) -> None:
+    """Ask anew for items that ended without an answer, with all their tries."""
+    from rung.cli import asked as bodies
+
+    bodies.replay(database, request, state or ["dead"])

@@ -3,9 +3,11 @@
 import csv
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from rung.data.sources import Address
 from rung.data.sources.files import Files
+from rung.data.sources.plain import read_plain
 from rung.domain.datasets import Piece, Quarantined
 from rung.domain.errors import ConfigurationError, InvalidData
 
@@ -21,8 +23,9 @@ def read_rows(
     separator: str = ",",
     columns: list[str] | None = None,
     quote: str = '"',
+    before: int = 0,
 ) -> Iterator[Piece]:
-    """Rows of delimited text as pieces of text columns; an empty field is null.
+    """Rows of delimited text as pieces of text columns; an empty field is null. `before` lines stand above these.
 
     Raises:
         InvalidData: no header, or a column named twice.
@@ -40,9 +43,9 @@ def read_rows(
     rows: list[list[str]] = []
     numbers: list[int] = []
     refused: list[Quarantined] = []
-    number = 0 if columns else 1
+    number = before if columns else before + 1
     while True:
-        number = max(number + 1, reader.line_num + 1)
+        number = max(number + 1, before + reader.line_num + 1)
         try:
             row = next(reader)
         except StopIteration:
@@ -92,7 +95,9 @@ def _open(address: Address, usual: str) -> Files:
     quote = address.options.get("quote", '"')
 
     def read(path: Path) -> Iterator[Piece]:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            yield from read_rows(file, str(path), separator, columns, quote)
+        def slow(lines: Any, names: list[str] | None, before: int) -> Iterator[Piece]:
+            return read_rows(lines, str(path), separator, names, quote, before)
+
+        yield from read_plain(path, separator, columns, quote, slow, _ROWS)
 
     return Files(address, read)

@@ -12,7 +12,7 @@ from rung.domain.errors import ConfigurationError, InvalidData
 __all__ = ["open_folder"]
 
 _PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-_BYTES = 32 << 20
+_BYTES = 4 << 20
 _LARGEST = 256 << 20
 
 

@@ -9,7 +9,7 @@ from rung.domain.errors import ConfigurationError
 
 __all__ = ["HEAD", "migrate"]
 
-HEAD = "0002"
+HEAD = "0004"
 """The newest revision in `versions/`. Known here so that an up-to-date database is opened without Alembic."""
 
 _VERSIONS = "rung_version"

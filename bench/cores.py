@@ -5,6 +5,7 @@ the ratio says less than the replica can.
 """
 
 import os
+from contextlib import ExitStack
 from statistics import median
 
 from processes import OUT, serve
@@ -23,17 +24,19 @@ def cores(rounds: int, seconds: float) -> None:
     request, every = workload.requests["raw"], sorted(os.sched_getaffinity(0))
     rates: dict[int, list[float]] = {1: [], 2: []}
     os.environ["RUNG_MAX_WAIT_MS"] = "60000"  # on a busy machine one core is too slow for all callers to be let in
-    for number in range(rounds):
-        for count in sorted(rates, reverse=bool(number % 2)):
+    with ExitStack() as stack:
+        ports: dict[int, int] = {}
+        for count in rates:
             os.sched_setaffinity(0, every[:count])  # what is started now keeps to these
-            try:
-                with serve("rung", workload.file) as server:
-                    os.sched_setaffinity(0, every[-1:])
-                    server.first_answer(request)
-                    run_wrk(server.port, request, CALLERS, 1.0, OUT)
-                    rates[count].append(run_wrk(server.port, request, CALLERS, seconds, OUT)["rate"])
-            finally:
-                os.sched_setaffinity(0, every)
+            server = stack.enter_context(serve("rung", workload.file))
+            server.first_answer(request)
+            ports[count] = server.port
+        os.sched_setaffinity(0, every[-1:])
+        for number in range(rounds):
+            for count in sorted(rates, reverse=bool(number % 2)):
+                run_wrk(ports[count], request, CALLERS, 1.0, OUT)
+                rates[count].append(run_wrk(ports[count], request, CALLERS, seconds, OUT)["rate"])
+    os.sched_setaffinity(0, every)
     ratios = [two / one for one, two in zip(rates[1], rates[2], strict=True)]
     lines = [
         [f"{count} core{'s' * (count > 1)}", f"{median(some):,.1f}", f"{min(some):,.1f} - {max(some):,.1f}"]

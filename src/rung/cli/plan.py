@@ -3,7 +3,8 @@
 import re
 from math import isnan
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -17,10 +18,16 @@ from rung.settings.file import project_here
 from rung.settings.project import ModelSettings, ProjectSettings
 from rung.telemetry import configure_logs
 
+if TYPE_CHECKING:
+    from rung.catalog.source import RepositorySource
+    from rung.domain.models import AspiredVersion
+
 __all__ = ["Wanted", "run"]
 
 _TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s)", re.ASCII)
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+_LOADS = 3
+"""Starts by which the cost of a call is measured."""
 _NO_PRICES = Prices({"here": Platform("container", start_seconds=2.0)})
 """Without prices: what a replica of `rung up` is like."""
 
@@ -107,10 +114,10 @@ def _read_cost(text: str) -> dict[int, float]:
 
 
 def _measured(repository: str, name: str, objective: float) -> tuple[str, dict[int, float]]:
-    """Load the model that answers, as a replica does, and take what its calls cost."""
+    """Load the model that answers, as a replica does, and take what its calls cost: the median of several starts, since
+    one measures a slow model's call once, and a plan that goes by a call which was held up is wrong throughout.
+    """
     from rung.catalog.source import RepositorySource
-    from rung.ports import LoadOptions
-    from rung.serving.loader import load
     from rung.store.blobs import open_store
 
     source = RepositorySource(open_store(repository), Path(".rung/cache"))
@@ -123,11 +130,21 @@ def _measured(repository: str, name: str, objective: float) -> tuple[str, dict[i
     if name not in names:
         raise NotFound(f"there is no model {name!r}; there are {', '.join(names) or 'none'}")
     latest = max((version for version in offered if version.name == name), key=lambda version: version.version)
-    loaded = load(source, latest, LoadOptions(threads=1), objective)
+    costs = [_cost(source, latest, objective) for _ in range(_LOADS)]
+    sizes = sorted(set.intersection(*map(set, costs)))
+    return name, {rows: median(one[rows] for one in costs) for rows in sizes}
+
+
+def _cost(source: "RepositorySource", version: "AspiredVersion", objective: float) -> dict[int, float]:
+    """What calls cost by one start's measurement."""
+    from rung.ports import LoadOptions
+    from rung.serving.loader import load
+
+    loaded = load(source, version, LoadOptions(threads=1), objective)
     if loaded.model is None:
-        raise ConfigurationError(f"{name} is a graph: plan for its models, or give its cost with --cost")
+        raise ConfigurationError(f"{version.name} is a graph: plan for its models, or give its cost with --cost")
     try:
-        return name, dict(loaded.cost.known)
+        return dict(loaded.cost.known)
     finally:
         loaded.model.close()
 

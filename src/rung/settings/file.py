@@ -61,7 +61,7 @@ def load_project(
     settings = read_project(folder)
     given = flags or {}
     door = overlay(DoorSettings, settings.serve.door, {}, environ, "RUNG_DOOR_")
-    oidc = overlay(OidcSettings, settings.serve.oidc, {}, environ, "RUNG_OIDC_")
+    oidc = overlay(OidcSettings, settings.serve.oidc, {}, environ, "RUNG_OIDC_").checked()
     serve = overlay(type(settings.serve), settings.serve, given.get("serve", {}), environ, "RUNG_")
     control = overlay(ControlSettings, settings.control, given.get("control", {}), _open(environ), "RUNG_CONTROL_")
     if key := environ.get(_CONTROL_KEY):

@@ -44,15 +44,23 @@ class OidcSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Claim that names its bearer for people, in the audit log, such as `email`."""
 
     def __post_init__(self) -> None:
-        if not self.issuer:
-            return
         for name in ("issuer", "jwks"):
             if (text := getattr(self, name)) and not check_url(text):
                 raise ConfigurationError(f"{name} = {text!r:.100} must be an https URL, or http on this machine")
-        if not self.audience:
-            raise ConfigurationError("an issuer goes with an `audience`: else its tokens for others would do here")
-        if not self.algorithms:
-            raise ConfigurationError("`algorithms` must name one at least")
+
+    def checked(self) -> "OidcSettings":
+        """These settings, if they make sense together.
+
+        Raises:
+            ConfigurationError: saying what is missing.
+        """
+        if self.issuer and not self.audience:
+            raise ConfigurationError(
+                "the issuer in [serve.oidc] goes with an `audience`: else its tokens for others would do here"
+            )
+        if self.issuer and not self.algorithms:
+            raise ConfigurationError("`algorithms` in [serve.oidc] must name one at least")
+        return self
 
 
 def check_url(text: str) -> bool:

@@ -188,9 +188,8 @@ def load(overrides: Mapping[str, Any], environ: Mapping[str, str] = os.environ) 
     """
     door = overlay(DoorSettings, DoorSettings(), {}, environ, "RUNG_DOOR_")
     rest = overlay(ServeSettings, ServeSettings(), overrides, environ, "RUNG_")
-    return msgspec.structs.replace(
-        rest, door=door, oidc=overlay(OidcSettings, OidcSettings(), {}, environ, "RUNG_OIDC_")
-    )
+    oidc = overlay(OidcSettings, OidcSettings(), {}, environ, "RUNG_OIDC_").checked()
+    return msgspec.structs.replace(rest, door=door, oidc=oidc)
 
 
 def overlay(

@@ -74,7 +74,8 @@ class Issuer:
             MissingDependency: the extra `oidc` is not installed.
         """
         try:
-            import joserfc  # noqa: F401
+            # Now and not at the first token: it takes longer than a request should.
+            from joserfc import jws  # noqa: F401
         except ImportError:
             raise MissingDependency("tokens of an issuer need joserfc: pip install 'rung[oidc]'") from None
         self._thread = threading.Thread(target=self._live, name="rung-issuer", daemon=True)

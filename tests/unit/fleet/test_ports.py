@@ -4,7 +4,7 @@ import pytest
 
 from rung.domain.errors import ConfigurationError
 from rung.fleet.ports import check_exposure, reserve, url
-from rung.settings import ProjectSettings, ServeSettings
+from rung.settings import OidcSettings, ProjectSettings, ServeSettings
 from rung.settings.project import ControlSettings
 
 
@@ -43,6 +43,11 @@ def test_others_do(host, door):
         check_exposure(settings)
     control = ControlSettings(host=settings.control.host, keys=("k" * 16,))
     check_exposure(ProjectSettings(serve=settings.serve, control=control))
+
+
+def test_where_tokens_are_taken_no_door_is_open():
+    oidc = OidcSettings(issuer="https://id.example", audience=("rung",))
+    check_exposure(ProjectSettings(serve=ServeSettings(host="0.0.0.0", oidc=oidc)))
 
 
 def test_urls():

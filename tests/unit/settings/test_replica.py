@@ -55,3 +55,19 @@ def test_every_field_says_what_it_means():
     for kind in (ServeSettings, DoorSettings):
         for field in msgspec.structs.fields(kind):
             assert field.default is not msgspec.NODEFAULT, field.name
+
+
+def test_an_issuer_in_the_environment_goes_with_an_audience_and_is_reached_safely():
+    environ = {"RUNG_OIDC_ISSUER": "https://id.example", "RUNG_OIDC_AUDIENCE": "rung,web"}
+    oidc = load({}, environ | {"RUNG_OIDC_ALGORITHMS": "ES256"}).oidc
+    assert (oidc.issuer, oidc.audience, oidc.algorithms) == ("https://id.example", ("rung", "web"), ("ES256",))
+    for changes, said in (
+        ({"RUNG_OIDC_AUDIENCE": None}, "goes with an `audience`"),
+        ({"RUNG_OIDC_ISSUER": "http://id.example"}, "https URL"),
+        ({"RUNG_OIDC_JWKS": "file:///etc/passwd"}, "https URL"),
+        ({"RUNG_OIDC_ALGORITHMS": "none"}, "RUNG_OIDC_ALGORITHMS"),
+        ({"RUNG_OIDC_ALGORITHMS": "HS256"}, "RUNG_OIDC_ALGORITHMS"),
+    ):
+        changed = {name: text for name, text in (environ | changes).items() if text is not None}
+        with pytest.raises(ConfigurationError, match=said):
+            load({}, changed)

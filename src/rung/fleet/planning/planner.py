@@ -58,7 +58,8 @@ class Question(msgspec.Struct, frozen=True):
     policy: Policy = Policy(least=1, most=1_000_000)
     """By which the autoscaler goes."""
     lanes: int = 1
-    overhead: float = 0.001
+    overhead: float = 0.002
+    """Seconds of an answer beside queue and call: measured through HAProxy, on a machine with other work."""
     max_wait: float = 5.0
     threshold: int = 100
     """Requests in flight of the plain rule."""

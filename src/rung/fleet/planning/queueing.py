@@ -214,6 +214,12 @@ class _Run:
         self.resize(decision.replicas, now, self.kind.start_seconds)
         return decision
 
+    def rest(self, seconds: float) -> None:
+        """Remember so many seconds of looks at replicas that nobody asked."""
+        for back in range(int(seconds / self.kind.look_seconds), 0, -1):
+            now = -back * self.kind.look_seconds
+            self.looks.add(now, {one.name: Look(self.load(one, now)) for one in self.there})
+
     def load(self, one: _Replica, now: float) -> ReplicaLoad:
         lanes = self.kind.lanes
         waiting = len(one.queue)
@@ -269,6 +275,7 @@ def replay(
     rng: np.random.Generator,
     *,
     first: int | None = None,
+    calm: float = 0.0,
 ) -> Course:
     """Let requests come at these times, and scale by this policy.
 
@@ -278,9 +285,12 @@ def replay(
         policy: With `least` equal to `most`, a fixed number.
         rng: Where chance comes from.
         first: Replicas that answer at the start; None for the least, and at least one.
+        calm: Seconds before the start for which they were there, were looked at, and nobody asked: what comes then is
+            seen more slowly, since rates are taken over some seconds. 0 where the load had begun before.
     """
     run = _Run(times, kind, policy, rng)
     run.resize(max(policy.least, 1) if first is None else first, 0.0, 0.0)
+    run.rest(calm)
     seen = _Seen(float(times[-1]) if len(times) else 0.0)
     number, count, look = 0, len(times), 0.0
     listed = times.tolist()

@@ -67,6 +67,17 @@ def test_the_autoscaler_follows_a_step_and_pays_less_than_the_most():
     assert np.quantile(late, 0.99) < 0.5
 
 
+def test_after_quiet_a_load_is_seen_more_slowly_since_rates_are_taken_over_seconds():
+    kind = msgspec.structs.replace(EACH, max_wait=1.0)
+    policy = Policy(least=1, most=8, wait=0.0)
+    times = poisson(40.0, 1_200)
+    sudden, rested = (replay(times, kind, policy, np.random.default_rng(0), calm=calm) for calm in (0.0, 6.0))
+    assert sudden.decisions[0].at <= rested.decisions[0].at
+    assert sudden.decisions[0].replicas > rested.decisions[0].replicas
+    assert sudden.decisions[-1].replicas == rested.decisions[-1].replicas
+    assert sudden.replica_seconds > rested.replica_seconds
+
+
 def test_none_runs_where_nobody_asks_and_what_comes_waits_for_the_first():
     times = np.concatenate([np.arange(0.0, 10.0, 0.5), np.arange(400.0, 410.0, 0.5)])
     policy = Policy(least=0, most=2, idle=60.0, down_seconds=30.0)

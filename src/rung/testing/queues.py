@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from time import monotonic
 from typing import Any, NoReturn
 
@@ -193,7 +194,7 @@ class QueueConformance:
             queue.put([Message(id=f"k{number}", key="k") for number in range(3)])
             for number in range(3):
                 one, another = (queue, other) if number % 2 else (other, queue)
-                [lease] = until(lambda one=one: one.take(9), "the next of the key")
+                [lease] = until(partial(one.take, 9), "the next of the key")
                 assert lease.message.id == f"k{number}"
                 assert another.take(9) == []
                 assert one.settle([Outcome(lease)]) == {f"k{number}"}

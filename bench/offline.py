@@ -141,7 +141,7 @@ def _timed(work: Callable[[], object]) -> float:
 
 def _until(done: Callable[[], bool]) -> None:
     while not done():
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 @contextmanager

@@ -183,12 +183,16 @@ def compare(work: Workload, folder: Path, rounds: int) -> None:
 
 def peak(folder: Path, source: str, out: str) -> int:
     """Largest resident memory of `rung score`, in bytes."""
-    command = [sys.executable, "-m", "rung", "score", "large", source, "--out", out, "--key", "id", "-r", "repository"]
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    return used.ru_maxrss << 10
+    command = [sys.executable, "-m", "rung", "score", "small", source, "--out", out, "--key", "id", "-r", "repository"]
+    # By a small process in between: what its parent holds counts for a child, too.
+    code = (
+        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command], cwd=folder, capture_output=True, text=True, check=True
+    )
+    return int(done.stdout)
 
 
 def main() -> None:

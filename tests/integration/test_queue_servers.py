@@ -54,7 +54,7 @@ def test_a_full_server_says_so_and_what_it_holds_can_still_be_done(database, tmp
                 accepted += 1
         assert 5 < accepted < 200
         assert {lease.message.id for lease in drain(queue, 3)} == {f"m{number}" for number in range(accepted)}
-        queue.put([Message(id="room again")])
+        queue.put([Message(id="room-again")])
         queue.close()
 
 

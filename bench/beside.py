@@ -112,10 +112,11 @@ def main() -> None:
         project = Project(Path(folder), options.model)
         try:
             asyncio.run(load(project, options.rate, 2.0, 0))
+            began = time.perf_counter()
             project.backlog(options.items)
-            began, before = time.perf_counter(), project.done()
-            time.sleep(5.0)
-            alone = (project.done() - before) / (time.perf_counter() - began)
+            while (done := project.done()) < options.items // CHUNK * CHUNK and time.perf_counter() - began < 60.0:
+                time.sleep(0.1)
+            alone = done / (time.perf_counter() - began)
             project.clear()
             time.sleep(1.0)
             latencies: dict[bool, list[np.ndarray]] = {False: [], True: []}

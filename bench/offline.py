@@ -11,10 +11,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 from sqlalchemy import Connection, text
 
 from rung.domain.messages import Message, Outcome
@@ -75,11 +76,21 @@ def offline(*, messages: int = 20_000, rounds: int = 3) -> None:
                     "in order by 100 keys" if keyed else "no order",
                     f"{middle:,.0f}",
                     f"{rates[0]:,.0f} to {rates[-1]:,.0f}",
-                    *(f"{sorted(row[what] for row in mine)[len(mine) // 2]:,.0f}" for what in ("put", "taken")),
+                    *(f"{sorted(row[what] for row in mine)[len(mine) // 2]:,.0f}" for what in ("put", "taken", "cost")),
                     "" if keyed else verdict,
                 ]
             )
-    head = ["queue", "results in", "messages", "end to end/s", "spread", "put alone/s", "taken alone/s", "target"]
+    head = [
+        "queue",
+        "results in",
+        "messages",
+        "end to end/s",
+        "spread",
+        "put alone/s",
+        "taken alone/s",
+        "processor us",
+        "target",
+    ]
     title = f"## Queues, {messages:,} messages (a fifth in order), {AT_ONCE} at once, one taker"
     write("offline", f"{title}\n\n{table(head, lines)}", rows, OUT)
 
@@ -108,11 +119,13 @@ def _measure(case: Case, messages: Sequence[Message]) -> dict[str, float]:
             first = [Message(id=f"first{number}") for number in range(100)]
             queue.put(first)
             _until(lambda: _count(database) == len(first))
-            both = _timed(
-                lambda: (_put(queue, messages), _until(lambda: _count(database) == len(first) + len(messages)))
-            )
+            worked, began = _processor(), time.perf_counter()
+            _put(queue, messages)
+            _until(lambda: _count(database) == len(first) + len(messages))
+            both, cost = time.perf_counter() - began, _processor() - worked
         queue.close()
-    return {what: len(messages) / seconds for what, seconds in (("rate", both), ("put", put), ("taken", taken))}
+    rates = {what: len(messages) / seconds for what, seconds in (("rate", both), ("put", put), ("taken", taken))}
+    return {**rates, "cost": cost / len(messages) * 1e6}
 
 
 def _put(queue: Queue, messages: Sequence[Message]) -> None:
@@ -133,6 +146,17 @@ def _count(database: Database) -> int:
     return database.read(look)
 
 
+def _processor() -> float:
+    """Seconds of processors that this process, the taker and the servers have used."""
+    me = psutil.Process()
+    total = 0.0
+    for process in (me, *me.children(recursive=True)):
+        with suppress(psutil.Error):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
 def _timed(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
@@ -141,7 +165,7 @@ def _timed(work: Callable[[], object]) -> float:
 
 def _until(done: Callable[[], bool]) -> None:
     while not done():
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from rung import plugins, settings
 from rung.api import application
 from rung.domain import errors
 from rung.protocols import status
-from rung.settings import alerts, front, project, scaling
+from rung.settings import alerts, front, project, scaling, scoring
 
 REFERENCE = Path(__file__).parent / "reference"
 SOURCE = Path(__file__).parents[1] / "src"
@@ -92,6 +92,7 @@ SECTIONS = (
     (project.LogSection, ""),
     (project.ReleaseSection, ""),
     (project.RetrainSection, ""),
+    (scoring.ScoreSection, ""),
     (alerts.AlertsSection, ""),
     (alerts.AlertSection, ""),
     (project.ControlSettings, "RUNG_CONTROL_"),

@@ -8,6 +8,8 @@ import signal
 import sqlite3
 import threading
 import time
+from collections import Counter
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -164,14 +166,29 @@ def test_what_waits_survives_a_restart_of_everything(project):
 def flow(project: Project, count: int, kills: int, replicas: int) -> None:
     """Let `count` items flow, some in order, while workers, control plane and replicas are killed at random."""
     rng = random.Random(count)
+    most = {"front": 0, "control": 4}
     configure(project, "\n[offline]\nlease_seconds = 2\n")
-    # What the kills break is waited for; a try that a kill ends is a try, and five in a row would be bad luck.
     project.up("--replicas", str(replicas), RUNG_WORKERS_COUNT="2")
     expected: dict[int, Any] = {}
     for start in range(0, count, 500):
         expected |= answer_of(project.url, list(range(start, min(start + 500, count))))
     requests: dict[str, list[int]] = {}
     size = 100
+    every = max(count // size // (kills + 1), 1)
+    killed: Counter[str] = Counter()
+
+    def kill() -> None:
+        nonlocal kills
+        # Whatever ends five times in a row is started again only after a minute.
+        victims = [
+            one for one in project.state()["roles"] if one["pid"] and killed[one["name"]] < most.get(one["role"], 99)
+        ]
+        victim = rng.choice(victims)
+        with suppress(ProcessLookupError):
+            os.kill(victim["pid"], signal.SIGKILL)
+        killed[victim["name"]] += 1
+        kills -= 1
+
     for number, start in enumerate(range(0, count, size)):
         numbers = list(range(start, min(start + size, count)))
         key = {"key": f"k{number % 2}", "priority": 0} if number % 5 == 0 else {"priority": number % 2}
@@ -183,18 +200,13 @@ def flow(project: Project, count: int, kills: int, replicas: int) -> None:
             except (httpx2.HTTPError, OSError):
                 time.sleep(0.05)  # the control plane is being started again
         requests[request] = numbers
-        if number and number % max(count // size // kills, 1) == 0 and kills:
-            victims = [role for role in project.state()["roles"] if role["role"] != "front" and role["pid"]]
-            os.kill(rng.choice(victims)["pid"], signal.SIGKILL)
-            kills -= 1
+        if number and kills and number % every == 0:
+            kill()
 
     def all_ended() -> bool:
-        nonlocal kills
         open_ = [one for one in requests if shown(project, one)["state"] == "open"]
         if kills and open_:
-            victims = [role for role in project.state()["roles"] if role["role"] != "front" and role["pid"]]
-            os.kill(rng.choice(victims)["pid"], signal.SIGKILL)
-            kills -= 1
+            kill()
             time.sleep(0.5)
         return not open_
 

@@ -13,7 +13,7 @@ from rung.jobs.brokers.sql import SqlQueue
 from rung.ports import Queue
 from rung.store.database import Database, open_database
 from rung.testing.brokers import BrokerServer, serve_broker
-from rung.testing.postgres import postgres_server, serve_postgres
+from rung.testing.postgres import PostgresServer, postgres_server, serve_postgres
 from rung.testing.queue_faults import FaultScene, QueueFaultsConformance
 from rung.testing.queue_scenes import QueueScene, with_results
 from rung.testing.queues import QueueConformance
@@ -110,8 +110,16 @@ class TestValkeyFaults(QueueFaultsConformance):
             yield FaultScene(scene_on(server.url, database), server.kill, server.start)
 
 
+@pytest.fixture(scope="module")
+def killable() -> Iterator[PostgresServer]:
+    with postgres_server() as server:
+        yield server
+
+
 class TestPostgresFaults(QueueFaultsConformance):
     @pytest.fixture
-    def faults(self) -> Iterator[FaultScene]:
-        with postgres_server() as server, open_database(server.url, busy_seconds=2.0) as database:
-            yield FaultScene(scene_on("sql", database), server.end, server.start)
+    def faults(self, killable: PostgresServer) -> Iterator[FaultScene]:
+        with open_database(killable.url, busy_seconds=2.0) as database:
+            scene = scene_on("sql", database)
+            database.write(emptied)
+            yield FaultScene(scene, killable.end, killable.start)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Row, delete, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, select, text, update
 
 from rung.domain.errors import Conflict, InvalidInput, NotFound, TooLarge
 from rung.domain.jobs import ENDED, Job, State, backoff
@@ -26,6 +26,7 @@ __all__ = [
     "held",
     "lost",
     "purge",
+    "remove",
     "retry",
 ]
 
@@ -107,6 +108,28 @@ def _end(connection: Connection, completions: Sequence[Completion], results: dic
     rows = [{"id": one.job.id, "token": one.job.token, "result": results[one.job.id]} for one in completions]
     statement = _END[connection.dialect.name]
     return {id for (id,) in connection.execute(statement, {"now": now, "held": encode(rows)})}
+
+
+_REMOVE = {
+    "sqlite": text(
+        "DELETE FROM rung_jobs WHERE state = 'leased'"
+        " AND (id, token) IN (SELECT value ->> 0, value ->> 1 FROM json_each(:held)) RETURNING id"
+    ),
+    "postgresql": text(
+        "DELETE FROM rung_jobs USING json_array_elements(CAST(:held AS json)) AS held(value)"
+        " WHERE rung_jobs.id = CAST(value ->> 0 AS bigint) AND rung_jobs.token = CAST(value ->> 1 AS bigint)"
+        " AND rung_jobs.state = 'leased' RETURNING rung_jobs.id"
+    ),
+}
+
+
+def remove(connection: Connection, jobs: Sequence[Job], now: float) -> set[int]:
+    """End these jobs, which nothing waits for, and leave no row; returns the ids of those whose lease was held."""
+    hold_keys(connection, [job.key for job in jobs])
+    held = encode([(job.id, job.token) for job in jobs])
+    gone = {id for (id,) in connection.execute(_REMOVE[connection.dialect.name], {"held": held})}
+    start_next(connection, [], now, keys=[job.key for job in jobs if job.id in gone])
+    return gone
 
 
 def lost(job: Job) -> Conflict:

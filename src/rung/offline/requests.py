@@ -6,29 +6,34 @@ gives twice finds its item ended. So each item has one visible end, whatever car
 
 import secrets
 import time
-from base64 import b64encode
 from collections.abc import Callable, Sequence
 from functools import partial
-from hashlib import sha256
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import msgspec
-from sqlalchemy import Connection, Row, Select, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, Text, delete, func, insert, literal, select, update
 
 from rung.domain.errors import Conflict, NotFound, NotReady, StorageFull
 from rung.domain.inference import (
-    ITEM_STATES,
     REPLAYED,
     InferenceRequest,
     ItemAnswer,
     ItemState,
     NewRequest,
-    message_id,
 )
 from rung.domain.messages import Message
 from rung.jobs.chains import hold_keys
 from rung.offline.endings import finish, hold
+from rung.offline.rows import (
+    ANSWERED,
+    answer_of,
+    digest_of,
+    items_of,
+    message_again,
+    message_of,
+    request_of,
+    row_of,
+)
 from rung.offline.tables import ITEMS, REQUESTS
 from rung.ports import Queue
 from rung.store.database import Database
@@ -83,7 +88,7 @@ class Requests:
         new, now = new.checked(), self._clock()
         # In the order of their times, and nobody guesses one.
         request = f"{int(now * 1000):011x}{secrets.token_hex(6)}"
-        digest = _digest(new)
+        digest = digest_of(new)
         queued = now if self._whole else 0.0
 
         def write(connection: Connection) -> None:
@@ -92,10 +97,10 @@ class Requests:
                 known = _known(connection, new)
                 if known is not None:
                     raise _Known(known.id, known.digest)
-            connection.execute(insert(REQUESTS), _row(new, request, digest, now, queued))
-            connection.execute(insert(ITEMS), _items(new, request))
+            connection.execute(insert(REQUESTS), row_of(new, request, digest, now, queued))
+            connection.execute(insert(ITEMS), items_of(new, request))
 
-        messages = [_message(new, request, place) for place in range(len(new.items))]
+        messages = [message_of(new, request, place) for place in range(len(new.items))]
         try:
             self._put(request, messages, write)
         except _Known as known:
@@ -155,7 +160,8 @@ class Requests:
         if state == "open":
             query = query.where(REQUESTS.c.finished.is_(None))
         if state == "dead":
-            dead = select(ITEMS.c.request).where(ITEMS.c.state == "dead")
+            # Spelled out: an index on one state serves no parameter.
+            dead = select(ITEMS.c.request).where(ITEMS.c.state == literal("dead", Text, literal_execute=True))
             query = query.where(REQUESTS.c.id.in_(dead))
         return [shown for shown, _ in self._database.read(lambda one: self._shown(one, list(one.execute(query).all())))]
 
@@ -182,10 +188,10 @@ class Requests:
                 places.append(place)
             if not places:
                 return []
-            rows = select(*_ANSWERED).where(ITEMS.c.request == request, ITEMS.c.place.between(places[0], places[-1]))
+            rows = select(*ANSWERED).where(ITEMS.c.request == request, ITEMS.c.place.between(places[0], places[-1]))
             wanted = set(places)
             found = connection.execute(rows.order_by(ITEMS.c.place))
-            return [_answered(row) for row in found if row.place in wanted]
+            return [answer_of(row) for row in found if row.place in wanted]
 
         return self._database.read(read)
 
@@ -197,7 +203,7 @@ class Requests:
             NotReady: it waits.
             Conflict: it ended without an answer; the message says why.
         """
-        query = select(*_ANSWERED).where(ITEMS.c.request == request, ITEMS.c.place == place)
+        query = select(*ANSWERED).where(ITEMS.c.request == request, ITEMS.c.place == place)
         row = self._database.read(lambda connection: connection.execute(query).first())
         if row is None:
             raise NotFound(f"request {request} has no item {place}")
@@ -264,7 +270,7 @@ class Requests:
             open_again = {"finished": None, "reason": "", "queued": queued}
             connection.execute(update(REQUESTS).where(REQUESTS.c.id == request).values(**open_again))
 
-        self._put(request, [_again(row, place, replays + 1) for place, replays in found], write)
+        self._put(request, [message_again(row, place, replays + 1) for place, replays in found], write)
         return self.get(request)
 
     def turn(self, keep_seconds: float) -> None:
@@ -311,18 +317,15 @@ class Requests:
                 .order_by(ITEMS.c.place)
             )
             found = self._database.read(partial(_all, items))
-            self._queue().put([_again(row, place, replays) for place, replays in found])
+            self._queue().put([message_again(row, place, replays) for place, replays in found])
             self._queued([row.id])
 
     def _purge(self, keep_seconds: float) -> None:
         old = select(REQUESTS.c.id).where(REQUESTS.c.finished < self._clock() - keep_seconds).limit(_AT_ONCE)
         while ids := self._database.read(lambda connection: list(connection.execute(old).scalars())):
-
-            def write(connection: Connection, ids: Sequence[str] = ids) -> None:
-                connection.execute(delete(ITEMS).where(ITEMS.c.request.in_(ids)))
-                connection.execute(delete(REQUESTS).where(REQUESTS.c.id.in_(ids)))
-
-            self._database.write(write)
+            for request in ids:
+                # One by one, so that others get their turn in between.
+                self._database.write(partial(_forget, request))
 
     def _shown(self, connection: Connection, rows: "Sequence[Row[Any]]") -> list[tuple[InferenceRequest, str]]:
         counts: dict[str, dict[ItemState, int]] = {row.id: {} for row in rows}
@@ -333,7 +336,7 @@ class Requests:
         )
         for request, state, count in connection.execute(query) if rows else ():
             counts[request][state] = count
-        return [(_request(row, counts[row.id]), row.owner) for row in rows]
+        return [(request_of(row, counts[row.id]), row.owner) for row in rows]
 
 
 class _Known(Exception):
@@ -345,22 +348,13 @@ class _Known(Exception):
         self.digest = digest
 
 
-_ANSWERED = (
-    ITEMS.c.place,
-    ITEMS.c.name,
-    ITEMS.c.state,
-    ITEMS.c.tries,
-    ITEMS.c.answer,
-    ITEMS.c.answer_media,
-    ITEMS.c.version,
-    ITEMS.c.prediction,
-    ITEMS.c.error,
-    ITEMS.c.finished,
-)
-
-
 def _all(query: Select[Any], connection: Connection) -> Sequence[Any]:
     return connection.execute(query).all()
+
+
+def _forget(request: str, connection: Connection) -> None:
+    connection.execute(delete(ITEMS).where(ITEMS.c.request == request))
+    connection.execute(delete(REQUESTS).where(REQUESTS.c.id == request))
 
 
 def _known(connection: Connection, new: NewRequest) -> Any:
@@ -389,108 +383,3 @@ def _one(connection: Connection, request: str, model: str | None) -> "Row[Any]":
 
 def _missing(request: str, model: str | None) -> NotFound:
     return NotFound(f"there is no request {request!r:.60}{f' of the model {model}' if model else ''}")
-
-
-def _digest(new: NewRequest) -> str:
-    """Of all that is asked; the deadline and the callback may differ in a second try."""
-    said = sha256(msgspec.json.encode([new.priority, new.key, new.unit, new.accept]))
-    for item in new.items:
-        said.update(msgspec.json.encode([item.name, item.media, len(item.body)]))
-        said.update(item.body)
-    return said.hexdigest()
-
-
-def _row(new: NewRequest, request: str, digest: str, now: float, queued: float) -> dict[str, Any]:
-    return {
-        "id": request,
-        "model": new.model,
-        "owner": new.owner,
-        "digest": digest,
-        "idempotency_key": new.idempotency_key or None,
-        "priority": new.priority,
-        "key": new.key,
-        "unit": new.unit,
-        "accept": new.accept,
-        "deadline": new.deadline,
-        "callback": new.callback,
-        "total": len(new.items),
-        "queued": queued,
-        "reason": "",
-        "created": now,
-        "finished": None,
-    }
-
-
-def _items(new: NewRequest, request: str) -> list[dict[str, Any]]:
-    blank = {"state": "waiting", "replays": 0, "tries": 0, "answer_media": "", "version": 0, "prediction": ""}
-    return [
-        {"request": request, "place": place, "name": item.name, "media": item.media, "body": item.body, **blank}
-        | {"error": ""}
-        for place, item in enumerate(new.items)
-    ]
-
-
-def _message(new: NewRequest, request: str, place: int) -> Message:
-    return Message(
-        id=message_id(request, place),
-        topic=new.model,
-        priority=new.priority,
-        key=_key(new.model, new.owner, new.key),
-        owner=new.owner,
-        deadline=new.deadline,
-    )
-
-
-def _again(row: "Row[Any]", place: int, replay: int) -> Message:
-    return Message(
-        id=message_id(row.id, place),
-        topic=row.model,
-        priority=row.priority,
-        key=_key(row.model, row.owner, row.key),
-        owner=row.owner,
-        deadline=row.deadline,
-        replay=replay,
-    )
-
-
-def _key(model: str, owner: str, key: str) -> str:
-    """Nobody waits for what others order."""
-    return f"{model}/{owner}/{key}" if key else ""
-
-
-def _request(row: "Row[Any]", counts: dict[ItemState, int]) -> InferenceRequest:
-    ended = row.finished is not None
-    return InferenceRequest(
-        id=row.id,
-        model=row.model,
-        state="open" if not ended else "cancelled" if row.reason else "ended",
-        items=row.total,
-        counts={state: counts[state] for state in ITEM_STATES if state in counts},
-        priority=row.priority,
-        key=row.key,
-        unit=row.unit,
-        deadline=row.deadline,
-        callback=urlsplit(row.callback).hostname or "",
-        reason=row.reason,
-        created=row.created,
-        finished=row.finished or 0.0,
-    )
-
-
-def _answered(row: Any) -> ItemAnswer:
-    answer: Any = None
-    if row.state == "done":
-        body = bytes(row.answer or b"")
-        plain = row.answer_media.partition(";")[0] == _JSON and body
-        answer = msgspec.Raw(body) if plain else {"base64": b64encode(body).decode(), "type": row.answer_media}
-    return ItemAnswer(
-        place=row.place,
-        id=row.name,
-        state=row.state,
-        answer=answer,
-        error=row.error,
-        tries=row.tries,
-        version=row.version,
-        prediction_id=row.prediction,
-        finished=row.finished or 0.0,
-    )

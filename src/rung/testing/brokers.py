@@ -19,12 +19,13 @@ _PATIENCE = 30.0
 class BrokerServer:
     """A server on a port of this machine, the same one each time it is started."""
 
-    def __init__(self, kind: Literal["nats", "valkey"], folder: Path) -> None:
+    def __init__(self, kind: Literal["nats", "valkey"], folder: Path, *options: str) -> None:
         self._folder = folder
         with socket() as one:
             one.bind(("127.0.0.1", 0))
             self._port = int(one.getsockname()[1])
-        self._command = _nats_command(folder, self._port) if kind == "nats" else _valkey_command(folder, self._port)
+        command = _nats_command if kind == "nats" else _valkey_command
+        self._command = [*command(folder, self._port), *options]
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"{'nats' if kind == 'nats' else 'redis'}://127.0.0.1:{self._port}"
 
@@ -64,10 +65,10 @@ def _valkey_command(folder: Path, port: int) -> Sequence[str]:
 
 
 @contextmanager
-def serve_broker(kind: Literal["nats", "valkey"], folder: Path) -> Iterator[BrokerServer]:
-    """A server whose files lie in `folder`; it is gone with the block."""
+def serve_broker(kind: Literal["nats", "valkey"], folder: Path, *options: str) -> Iterator[BrokerServer]:
+    """A server whose files lie in `folder`, with more options of its own; it is gone with the block."""
     folder.mkdir(parents=True, exist_ok=True)
-    server = BrokerServer(kind, folder)
+    server = BrokerServer(kind, folder, *options)
     server.start()
     try:
         yield server

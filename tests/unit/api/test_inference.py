@@ -192,3 +192,13 @@ def test_the_body_wins_over_the_query():
     )
     assert (options.priority, options.key, options.unit) == (0, "k", "u")
     assert items[0].body == b"1"
+
+
+def test_large_bodies_that_do_not_fit_at_once_are_sent_again(open_api, services, monkeypatch):
+    monkeypatch.setattr("rung.api.access._ROOM", 3 << 20)
+    api = open_api(services)
+    large = {"content": b"x" * (4 << 20), "headers": {"content-type": "image/png"}}
+    reply = api.post(JOBS, **large)
+    assert (reply.status_code, reply.headers["retry-after"]) == (429, "1")
+    large["content"] = b"x" * (2 << 20)
+    assert [api.post(JOBS, **large).status_code for _ in range(3)] == [202] * 3, "what was held is given back"

@@ -20,7 +20,8 @@ class _Folder:
     incremental = False
 
     def __init__(self, address: Address) -> None:
-        address.allow()
+        address.allow("check")
+        self._check = address.options.get("check") != "no"
         self._folder = address.folder / address.rest
         if not self._folder.is_dir():
             raise ConfigurationError(f"there is no folder {self._folder}")
@@ -35,7 +36,7 @@ class _Folder:
         size = 0
         for number, path in enumerate(sorted(one for one in base.rglob("*") if _wanted(one, base)), 1):
             try:
-                row = _row(path, base, masks if paired else None)
+                row = _row(path, base, masks if paired else None, check=self._check)
             except _Bad as error:
                 refused.append(Quarantined(str(path), number, str(error), ""))
                 continue
@@ -60,21 +61,22 @@ def _wanted(path: Path, base: Path) -> bool:
     return path.is_file() and not any(part.startswith(".") for part in path.relative_to(base).parts)
 
 
-def _row(path: Path, base: Path, masks: Path | None) -> dict[str, Any]:
+def _row(path: Path, base: Path, masks: Path | None, *, check: bool) -> dict[str, Any]:
     if path.stat().st_size > _LARGEST:
         raise _Bad(f"larger than {_LARGEST >> 20} MiB")
     content = path.read_bytes()
     within = path.relative_to(base)
     picture = path.suffix.lower() in _PICTURES
     row: dict[str, Any] = {"name": path.stem, "path": within.as_posix(), "image" if picture else "file": content}
-    if picture:
+    if picture and check:
         _check_picture(content)
     if masks is not None:
         found = [one for one in (masks / within.with_suffix(suffix) for suffix in sorted(_PICTURES)) if one.is_file()]
         if not found:
             raise _Bad(f"no mask of its name in {masks.name}")
         row["mask"] = found[0].read_bytes()
-        _check_picture(row["mask"])
+        if check:
+            _check_picture(row["mask"])
     elif len(within.parts) > 1:
         row["label"] = within.parts[0]
     return row
@@ -97,5 +99,8 @@ def _piece(rows: list[dict[str, Any]], refused: list[Quarantined]) -> Piece:
 
 
 def open_folder(address: Address) -> _Folder:
-    """`files:FOLDER`: classes as sub-folders, or `images` and `masks` with equal names."""
+    """`files:FOLDER`: classes as sub-folders, or `images` and `masks` with equal names.
+
+    With `check=no` pictures are not looked into: whoever reads them finds out what is none.
+    """
     return _Folder(address)

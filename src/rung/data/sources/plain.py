@@ -81,8 +81,11 @@ def _names(head: bytes, separator: str, quote: str) -> list[str] | None:
     """Names in the first line; None where it is for `slow` to tell."""
     if b"\r" in head.rstrip(b"\r\n") or (quote and head.count(quote.encode()) % 2):
         return None
-    how = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
-    reader = csv.reader([head.decode()], delimiter=separator, quotechar=quote or None, quoting=how)
+    text = [head.decode()]
+    if quote:
+        reader = csv.reader(text, delimiter=separator, quotechar=quote)
+    else:
+        reader = csv.reader(text, delimiter=separator, quotechar=None, quoting=csv.QUOTE_NONE)
     names = [name.strip() for name in next(reader, [])]
     return names if names and len(set(names)) == len(names) and len(names) > 1 else None
 

@@ -270,6 +270,10 @@ class NatsLink:
             if error.code == 503:
                 raise NotReady(what) from None
             raise ConfigurationError(what) from None
+        except self._nats.errors.NoRespondersError:
+            raise NotReady(
+                f"nobody answers for JetStream at {self._shown}: it is still starting, or the server runs without -js"
+            ) from None
         except (OSError, TimeoutError, self._nats.errors.Error) as error:
             what = str(error) or self._said or type(error).__name__
             raise NotReady(f"NATS at {self._shown} does not answer: {what}") from None

@@ -35,7 +35,7 @@ _CONNECTIONS = 8
 _ALL = (*LINES, *map(str, range(PARTS)))
 _PLACES = {line: place for place, line in enumerate(_ALL, 2)}
 """Line -> its stream among the keys of a script, the identities being the first."""
-_FULL = ("OOM", "MISCONF")
+_FULL = ("maxmemory", "MISCONF", "No space left")
 _FLUSHED = "the server has the message in its append-only file, and the disk has confirmed it"
 _WRITTEN = (
     "the server has written the message to its append-only file, and the disk gets it within seconds: a crash of the "

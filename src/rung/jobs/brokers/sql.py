@@ -15,7 +15,6 @@ from rung.domain.messages import Beside, Lease, Means, Message, Outcome
 from rung.jobs import endings
 from rung.jobs.brokers.wire import check, check_name
 from rung.jobs.chains import hold_keys
-from rung.jobs.endings import Completion
 from rung.jobs.queue import JobStore
 from rung.jobs.submission import add
 from rung.jobs.tables import JOBS
@@ -95,8 +94,9 @@ class SqlQueue:
         now = self._store.now(connection)
         hold_keys(connection, [outcome.lease.message.key for outcome in outcomes])
         done = [outcome for outcome in outcomes if outcome.ending == "done"]
-        problems = endings.complete(connection, [Completion(one.lease.handle) for one in done], now) if done else []
-        held = [outcome for outcome, problem in zip(done, problems, strict=True) if problem is None]
+        # A result is written elsewhere: a row that says "done" would only have to be purged.
+        gone = endings.remove(connection, [outcome.lease.handle for outcome in done], now) if done else set()
+        held = [outcome for outcome in done if outcome.lease.handle.id in gone]
         undone = (outcome for outcome in outcomes if outcome.ending != "done")
         return held + [outcome for outcome in undone if _give_up(connection, outcome, now)]
 

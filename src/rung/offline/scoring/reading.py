@@ -68,8 +68,10 @@ class Reader:
     def __init__(self, order: Order, folder: Path, wanted: Wanted, chunk: int, what: str) -> None:
         self._order, self._wanted, self._what = order, wanted, what
         self.chunk = chunk
-        self._source = open_source(order.source, folder)
         self._address = Address(order.source, folder)
+        # The model decodes pictures itself, and refuses what is none: once is enough.
+        unchecked = self._address.scheme == "files" and not self._address.options
+        self._source = open_source(f"{order.source}?check=no" if unchecked else order.source, folder)
         self._where = without_password(order.source)
         self._chosen: Chosen | None = None
         self._condition: pl.Expr | None = None

@@ -202,7 +202,8 @@ class _Run:
         batch, rate = 1, 0.0
         if first is not None and first.frame.height:
             batch, rate = self._answerer.measure(first.frame, self._reader.columns)
-        chunk = max(batch, min(self._most, int(rate * self._answerer.lanes * _COMMIT_SECONDS)))
+        soon = int(rate * self._answerer.lanes * _COMMIT_SECONDS) if rate else self._most
+        chunk = max(batch, min(self._most, soon))
         manifest, digest = self._answerer.manifest, self._answerer.digest
         chunk = min(chunk, self._order.chunk) if self._order.chunk else chunk
         return Head(

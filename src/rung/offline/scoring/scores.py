@@ -21,7 +21,7 @@ from rung.store.database import Database, open_database
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Found", "RunOf", "ScoreStore", "Scores", "named"]
+__all__ = ["Found", "How", "RunOf", "ScoreStore", "Scores", "named"]
 
 _ROWS = 5_000
 """Rows of one transaction: others get their turn in between."""

@@ -103,8 +103,8 @@ class Table:
                 f"the table {self._name} of {self._shown} has no column {missing[0]!r}: drop it, or name another table"
             )
         wanted = {*self._same, *self._key}
-        keys = [found.get_pk_constraint(self._name)["constrained_columns"]]
-        keys += [one["column_names"] for one in found.get_unique_constraints(self._name)]
+        keys: list[list[str | None]] = [[*found.get_pk_constraint(self._name)["constrained_columns"]]]
+        keys += [[*one["column_names"]] for one in found.get_unique_constraints(self._name)]
         keys += [one["column_names"] for one in found.get_indexes(self._name) if one["unique"]]
         if not any(set(one) == wanted for one in keys):
             raise ConfigurationError(

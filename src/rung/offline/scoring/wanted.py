@@ -18,7 +18,7 @@ from rung.transforms.pipeline import Pipeline
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Wanted", "typed", "wanted_of"]
+__all__ = ["Chosen", "Wanted", "choose", "typed", "wanted_of"]
 
 Reading = Literal["number", "integer", "boolean", "text"]
 _SHOWN = 200

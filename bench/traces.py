@@ -258,6 +258,8 @@ name = "waiting"
 lanes = 1
 max_wait_ms = {MAX_WAIT_MS}
 access_log = false
+[serve.door]
+head_seconds = 75  # this client opens connections ahead; one that is closed for that while it sends is a lost request
 [workers]
 count = 0
 [models.waiting.serve]

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Protocol
 
 from rung.domain.errors import Cancelled, DeadlineExceeded
-from rung.domain.predictions import NEVER, Request, Response
+from rung.domain.predictions import LOWEST, NEVER, Request, Response
 from rung.domain.tensors import Array, Tensors
 from rung.ports import Predictor
 from rung.serving.recorder import Recorder
@@ -86,6 +86,9 @@ class Flights:
 
     def join(self, key: bytes, request: Request, compute: Predictor) -> Ticket:
         """Wait for the computation under this key, which `compute` starts unless it is under way."""
+        if request.priority == LOWEST:
+            # Whoever cannot wait must not be made to wait for what can.
+            key = b"lowest" + key
         flight = self._flights.get(key)
         if flight is None:
             flight = self._begin(key, request, compute)

@@ -2,6 +2,8 @@
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from itertools import count as count_up
 from threading import Event, Thread
 from time import monotonic
@@ -12,6 +14,7 @@ from sqlalchemy import Connection, text
 
 from rung.domain.errors import NotReady
 from rung.domain.messages import Message, Outcome
+from rung.ports import Queue
 from rung.testing.queue_scenes import QueueScene, results_of, until
 
 __all__ = ["FaultScene", "QueueFaultsConformance"]
@@ -93,9 +96,20 @@ class _Storm:
 
     def run(self) -> None:
         """Raises AssertionError where the promise is broken."""
-        threads = [
-            Thread(target=self._guarded, args=(work,)) for work in (self._put, self._work, self._work, self._work)
-        ]
+        with ExitStack() as stack:
+            # Opened before the first kill: an open that fails is another story.
+            queues = [stack.enter_context(self.faults.scene.open(_LEASE)) for _ in range(4)]
+            works = [partial(self._put, queues[0]), *(partial(self._work, queue) for queue in queues[1:])]
+            self._flow([Thread(target=self._guarded, args=(work,)) for work in works])
+        assert not self.errors, self.errors
+        ids = [message.id for message in self.messages]
+        found = results_of(self.faults.scene.database)
+        assert sorted(found) == ids
+        for key in {message.key for message in self.messages} - {""}:
+            numbers = [found[message.id] for message in self.messages if message.key == key]
+            assert numbers == sorted(numbers), f"order of {key}"
+
+    def _flow(self, threads: list[Thread]) -> None:
         for thread in threads:
             thread.start()
         try:
@@ -108,13 +122,6 @@ class _Storm:
             self.ended.set()
             for thread in threads:
                 thread.join()
-        assert not self.errors, self.errors
-        ids = [message.id for message in self.messages]
-        found = results_of(self.faults.scene.database)
-        assert sorted(found) == ids
-        for key in {message.key for message in self.messages} - {""}:
-            numbers = [found[message.id] for message in self.messages if message.key == key]
-            assert numbers == sorted(numbers), f"order of {key}"
 
     def _wait(self, count: int) -> None:
         ends = monotonic() + _PATIENCE
@@ -135,24 +142,22 @@ class _Storm:
         except BaseException as error:  # noqa: BLE001 - told by the test's own thread
             self.errors.append(error)
 
-    def _put(self) -> None:
-        with self.faults.scene.open(_LEASE) as queue:
-            for start in range(0, len(self.messages), 20):
-                part = self.messages[start : start + 20]
-                while not self.ended.is_set() and not _done(lambda part=part: queue.put(part)):  # type: ignore[misc]
-                    self.ended.wait(0.02)
+    def _put(self, queue: Queue) -> None:
+        for start in range(0, len(self.messages), 20):
+            part = self.messages[start : start + 20]
+            while not self.ended.is_set() and not _done(partial(queue.put, part)):
+                self.ended.wait(0.02)
 
-    def _work(self) -> None:
-        with self.faults.scene.open(_LEASE) as queue:
-            while not self.ended.is_set():
-                try:
-                    leases = queue.take(10)
-                    if leases:
-                        queue.settle([Outcome(lease) for lease in leases], self._write)
-                    else:
-                        self.ended.wait(0.01)
-                except NotReady:
-                    self.ended.wait(0.02)
+    def _work(self, queue: Queue) -> None:
+        while not self.ended.is_set():
+            try:
+                leases = queue.take(10)
+                if leases:
+                    queue.settle([Outcome(lease) for lease in leases], self._write)
+                else:
+                    self.ended.wait(0.01)
+            except NotReady:
+                self.ended.wait(0.02)
 
     def _write(self, connection: Connection, outcomes: Sequence[Outcome]) -> None:
         statement = text("INSERT INTO results (id, what) VALUES (:id, :what) ON CONFLICT (id) DO NOTHING")

@@ -1,5 +1,7 @@
 """Answers to data sets, asked over HTTP."""
 
+from contextlib import closing
+
 import polars as pl
 
 from rung.offline.scoring.results import Answers
@@ -13,8 +15,9 @@ def test_a_key_has_its_answer_or_that_of_its_group(services: Services, open_api:
     url = services.jobs.database.name
     answers = Answers(lambda results, rows: [], value="prediction")
     sink = Scores(url, Identity("tiny", 2, "2026-01-31"), ("id",), ("town",), answers)
-    sink.write(1, pl.DataFrame({"row": [1, 2], "id": ["a b", "c"], "town": ["x", "x"], "prediction": [1.0, 2.0]}))
-    sink.finish()
+    with closing(sink):
+        sink.write(1, pl.DataFrame({"row": [1, 2], "id": ["a b", "c"], "town": ["x", "x"], "prediction": [1.0, 2.0]}))
+        sink.finish()
     api = open_api(services)
 
     own = api.get("/models/tiny/scores", params={"key": "a b"}).json()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rung.domain.errors import DeadlineExceeded, ModelError
-from rung.domain.predictions import NEVER, Request, Response
+from rung.domain.predictions import LOWEST, NEVER, Request, Response
 from rung.serving.coalesce import Coalescer, fingerprint
 from rung.serving.recorder import Recorder
 
@@ -221,3 +221,17 @@ async def test_an_answer_is_freed_when_the_last_caller_drops_it():
         assert seen() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.asyncio
+async def test_nobody_is_made_to_wait_for_what_can_wait():
+    inner = Slow()
+    predictor = Coalescer(inner)
+    lowest = [request(1), request(1)]
+    for one in lowest:
+        one.priority = LOWEST
+    waiting = [asyncio.ensure_future(call(predictor, one)) for one in (lowest[0], request(1), lowest[1])]
+    await settle()
+    assert inner.started == [1, 1], "one for those that can wait, one for the other"
+    inner.go.set()
+    assert [float((await one).outputs["y"][0, 0]) for one in waiting] == [2, 2, 2]

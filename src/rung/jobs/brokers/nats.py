@@ -9,6 +9,7 @@ what comes after its time writes and acknowledges nothing.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
@@ -26,12 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = ["NatsQueue", "open_nats"]
 
-_SAME_SECONDS = 120.0
-"""Time for which the server knows a message again that is put twice."""
 _OUT_SECONDS = 0.02
 """Time that the server waits for the end of a message of a key before it says that there is none."""
 _OUT_AGAIN = 0.1
-"""Time after which it is asked again."""
+"""Time after which it is asked again, and a line of keys that was empty."""
 _ENVELOPE = 4096
 """Bytes of a message beside its body."""
 _MEMORY = (
@@ -129,22 +128,24 @@ class NatsQueue:
 
     async def _prepare(self) -> None:
         """Make the stream and its consumers, or bring them up to date."""
-        from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StorageType, StreamConfig
+        from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 
         config = StreamConfig(
             name=self._stream,
-            subjects=[f"{self._stream}.*"],
+            subjects=[f"{self._stream}.*.*"],
             retention=RetentionPolicy.WORK_QUEUE,
             storage=StorageType.FILE,
             num_replicas=self._replicas,
-            duplicate_window=_SAME_SECONDS,
+            max_msgs_per_subject=1,
+            discard=DiscardPolicy.NEW,
+            discard_new_per_subject=True,
         )
         await self._link.make_stream(config)
         for line in (*LINES, *map(str, range(PARTS))):
             consumer = ConsumerConfig(
                 name=line,
                 durable_name=line,
-                filter_subject=f"{self._stream}.{line}",
+                filter_subject=f"{self._stream}.{line}.*",
                 ack_policy=AckPolicy.EXPLICIT,
                 ack_wait=self._seconds,
                 max_deliver=-1,
@@ -153,17 +154,16 @@ class NatsQueue:
             await self._link.make_consumer(self._stream, consumer)
 
     async def _publish(self, messages: Sequence[Message]) -> None:
-        await self._link.publish(
-            [
-                (f"{self._stream}.{line_of(message)}", f"{message.id} {message.replay}", encode(message))
-                for message in messages
-            ]
-        )
+        await self._link.publish([(self._subject(message), encode(message)) for message in messages])
+
+    def _subject(self, message: Message) -> str:
+        # Of its own, and the stream takes one message of a subject: so an id is in the queue once, for however long.
+        digest = blake2b(f"{message.id} {message.replay}".encode(), digest_size=16).hexdigest()
+        return f"{self._stream}.{line_of(message)}.{digest}"
 
     async def _take(self, count: int) -> list[Lease]:
         began = time.monotonic()
-        waiting = await self._link.lines(self._stream)
-        free = [line for line in waiting if line.isdecimal() and self._busy.get(line, 0.0) <= began]
+        free = await self._keyed(began)
         self._turn += 1
         first = self._turn % len(free) if free else 0
         parts = free[first:] + free[:first]
@@ -172,11 +172,20 @@ class NatsQueue:
         leases: list[Lease] = []
         for lines in (["high"], *middle, ["low"]):
             room = count - len(leases)
-            wanted = [line for line in lines if line in waiting][:room]
+            wanted = lines[:room]
             if wanted:
                 found = await asyncio.gather(*(self._pull(line, room, began) for line in wanted))
                 leases += [lease for part in found for lease in part]
         return leases
+
+    async def _keyed(self, now: float) -> list[str]:
+        """Lines of keys that hold something, and none of whose messages is known to be out."""
+        asked = [line for line in map(str, range(PARTS)) if self._busy.get(line, 0.0) <= now]
+        holds = await asyncio.gather(*(self._link.holds(self._stream, line) for line in asked))
+        for line, something in zip(asked, holds, strict=True):
+            if not something:
+                self._busy[line] = now + _OUT_AGAIN
+        return [line for line, something in zip(asked, holds, strict=True) if something]
 
     async def _pull(self, line: str, room: int, began: float) -> list[Lease]:
         if not line.isdecimal():

@@ -24,6 +24,8 @@ _BYTES_AT_ONCE = 16 << 20
 """Messages that are under way to the server at most, and their bytes."""
 _FULL = frozenset({10023, 10047, 10077})
 """Error codes of JetStream for a server or stream without room."""
+_SAME = b"maximum messages per subject"
+"""What the server says to a message whose subject is in the stream already."""
 _TAKEN = 10058
 """A stream of this name exists with other settings."""
 
@@ -137,38 +139,34 @@ class NatsLink:
         """Make a consumer, or change the one there is."""
         await self._stream.add_consumer(stream, config)
 
-    async def lines(self, stream: str) -> list[str]:
-        """The last words of the subjects that hold messages."""
-        reply = await self._connection.request(
-            f"$JS.API.STREAM.INFO.{stream}", _json({"subjects_filter": f"{stream}.*"}), timeout=_PATIENCE
-        )
+    async def holds(self, stream: str, consumer: str) -> bool:
+        """Whether there are messages for a consumer, those that are out included."""
+        reply = await self._connection.request(f"$JS.API.CONSUMER.INFO.{stream}.{consumer}", timeout=_PATIENCE)
         said = msgspec.json.decode(reply.data)
         if "error" in said:
             raise self._nats.js.errors.APIError.from_error(said["error"])
-        return [subject.rpartition(".")[2] for subject in said["state"].get("subjects") or ()]
+        return bool(said["num_pending"] or said["num_ack_pending"])
 
-    async def publish(self, messages: Sequence[tuple[str, str, bytes]]) -> None:
-        """Publish (subject, id, bytes), and return when the server has stored all of them."""
+    async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """Publish (subject, bytes), and return when the server has stored all of them, now or before."""
         left = list(reversed(messages))
         while left:
             waiting: dict[str, asyncio.Future[bytes]] = {}
             size = 0
             try:
                 while left and len(waiting) < _AT_ONCE and size < _BYTES_AT_ONCE:
-                    subject, id, data = left.pop()
+                    subject, data = left.pop()
                     size += len(data)
                     number = str(next(self._numbers))
                     waiting[number] = self._acknowledged[number] = self._loop.create_future()
-                    await self._connection.publish(
-                        subject, data, reply=f"{self._replies}.{number}", headers={"Nats-Msg-Id": id}
-                    )
+                    await self._connection.publish(subject, data, reply=f"{self._replies}.{number}")
                 async with asyncio.timeout(_PATIENCE):
                     answers = await asyncio.gather(*waiting.values())
             finally:
                 for number in waiting:
                     self._acknowledged.pop(number, None)
             for answer in answers:
-                if b'"error"' in answer:
+                if b'"error"' in answer and _SAME not in answer:
                     raise self._nats.js.errors.APIError.from_error(msgspec.json.decode(answer)["error"])
 
     async def pull(self, stream: str, consumer: str, batch: int, wait: float = 0.0) -> list[Any]:

@@ -151,13 +151,16 @@ def _finish(sheet: _Sheet, work: Path, context: JobContext) -> Any:
     reduced = [one for one in parents if "keys" in one]
     plan = sheet.plan
     sink = _sink(plan, work)
-    sink.begin(None)
-    with Spool(plan.module, known={}) as spool:
-        for rows in _blocks(plan, work):
-            spool.add(piece_of(rows, range(1, len(rows) + 1), plan.module))
-        for number, frame in enumerate(spool.frames(), 1):
-            sink.write(number, frame)
-    sink.finish()
+    try:
+        sink.begin(None)
+        with Spool(plan.module, known={}) as spool:
+            for rows in _blocks(plan, work):
+                spool.add(piece_of(rows, range(1, len(rows) + 1), plan.module))
+            for number, frame in enumerate(spool.frames(), 1):
+                sink.write(number, frame)
+        sink.finish()
+    finally:
+        sink.close()
     outcome = Outcome(
         out=plan.out,
         chunks=len(sheet.chunks),

@@ -128,9 +128,12 @@ class _Run:
         resumed = self._settle()
         as_of = self._head.as_of if self._head else self._order.as_of or datetime.now(UTC).date().isoformat()
         self._sink = open_sink(self._order, self._place, self._answerer, as_of, self._folder, store)
-        if not self._journal.last.whole:
-            self._work(as_of)
-        self._sink.finish()
+        try:
+            if not self._journal.last.whole:
+                self._work(as_of)
+            self._sink.finish()
+        finally:
+            self._sink.close()
         return self._finish(as_of, resumed, started)
 
     @property

@@ -155,6 +155,9 @@ class Scores:
             before = date.fromisoformat(self._identity.as_of) - timedelta(days=self._days)
             oldest = {"model": self._identity.model, "as_of": before.isoformat()}
             self._database.write(lambda connection: [connection.execute(one, oldest) for one in _OLD])
+
+    def close(self) -> None:
+        """Close the connections."""
         self._database.close()
 
     def _values(self, rows: "pl.DataFrame") -> list[dict[str, Any]]:

@@ -52,6 +52,10 @@ class Sink(Protocol):
         """All rows have been written: show the result."""
         ...
 
+    def close(self) -> None:
+        """Give connections back, whether it is finished or not; twice is no error."""
+        ...
+
 
 class Appended:
     """One file of text that grows: CSV, or JSON lines."""
@@ -79,6 +83,9 @@ class Appended:
         """Give the file its name."""
         if self._draft.exists():
             replace(self._draft, self._target)
+
+    def close(self) -> None:
+        """There is nothing to give back."""
 
 
 def appended(suffix: str) -> "Callable[[pl.DataFrame, bool], bytes] | None":
@@ -139,6 +146,9 @@ class Parts:
             synced(draft)
             replace(draft, self._target)
 
+    def close(self) -> None:
+        """There is nothing to give back."""
+
 
 class Pictures:
     """A folder with a file for each row, called as the source's file is."""
@@ -169,6 +179,9 @@ class Pictures:
 
     def finish(self) -> None:
         """They are there."""
+
+    def close(self) -> None:
+        """There is nothing to give back."""
 
 
 def place_of(name: str, suffix: str) -> PurePosixPath:

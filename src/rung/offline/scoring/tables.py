@@ -70,6 +70,9 @@ class Table:
 
     def finish(self) -> None:
         """The rows are there."""
+
+    def close(self) -> None:
+        """Close the connections."""
         self._engine.dispose()
 
     def _statement(self, connection: Connection, table: "pl.DataFrame") -> str:

@@ -1,11 +1,13 @@
 """Answers by key, on both databases: the newest, the group's where there is none, and what is told of them."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from sqlalchemy import text
 
 from rung.domain.errors import ConfigurationError, InvalidData, NotFound
 from rung.offline.scoring import scores
@@ -13,6 +15,7 @@ from rung.offline.scoring.results import Answers
 from rung.offline.scoring.scores import Scores, ScoreStore
 from rung.offline.scoring.tables import Identity
 from rung.store.database import Database, open_database
+from rung.testing.postgres import serve_postgres
 
 NUMBERS = Answers(lambda results, rows: [], value="prediction")
 CLASSES = Answers(lambda results, rows: [], value="score", label="label")
@@ -32,9 +35,21 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:{tmp_path / 'rung.db'}"
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    with serve_postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:{tmp_path / 'rung.db'}"
+    found = str(request.getfixturevalue("postgres"))
+    with open_database(found) as database:
+        for table in ("rung_scores", "rung_score_groups"):
+            database.write(lambda connection, table=table: connection.execute(text(f"DELETE FROM {table}")))
+    return found
 
 
 @pytest.fixture
@@ -46,10 +61,11 @@ def database(url: str) -> Iterator[Database]:
 def write(url: str, day: str, rows: dict[str, Any], answers: Answers = NUMBERS, **changes: Any) -> None:
     settings = {"key": ("id",), "group": ("town",), "days": 0, **changes}
     sink = Scores(url, Identity("flats", 1, day), settings["key"], settings["group"], answers, days=settings["days"])
-    sink.begin(None)
     count = len(next(iter(rows.values())))
-    sink.write(1, pl.DataFrame({"row": range(1, count + 1), **rows}))
-    sink.finish()
+    with closing(sink):
+        sink.begin(None)
+        sink.write(1, pl.DataFrame({"row": range(1, count + 1), **rows}))
+        sink.finish()
 
 
 def test_a_key_has_its_newest_answer_and_a_day_can_be_asked_for(url: str, database: Database, clock: Clock) -> None:

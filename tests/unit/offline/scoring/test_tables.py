@@ -51,9 +51,11 @@ def test_a_row_is_there_once_for_each_version_and_day(url: str) -> None:
         assert table.write(1, first) == 1
         table.write(2, pl.DataFrame({"row": [3], "id": ["b"], "prediction": [2.5], "a:b": [[3]]}))
         table.finish()
+        table.close()
     other = open_table(url, {**SAME, "as_of": "2026-02-01"}, ("id",))
     other.write(1, first[:1])
     other.finish()
+    other.close()
 
     assert rows_in(url) == [
         ("2026-01-31", "a", 1.0, "[1,2]"),
@@ -66,18 +68,22 @@ def test_a_table_that_cannot_take_rows_once_is_refused(url: str) -> None:
     table = open_table(url, SAME, ("id",))
     table.write(1, pl.DataFrame({"row": [1], "id": ["a"], "prediction": [1.0]}))
     table.finish()
+    table.close()
     more = open_table(url, SAME, ("id",))
     with pytest.raises(ConfigurationError, match="no column 'extra'"):
         more.write(1, pl.DataFrame({"row": [1], "id": ["a"], "extra": [1]}))
     more.finish()
+    more.close()
     otherwise = open_table(url, SAME, ("id", "row"))
     with pytest.raises(ConfigurationError, match="no key of as_of, id, model, row, version"):
         otherwise.write(1, pl.DataFrame({"row": [1], "id": ["a"], "prediction": [1.0]}))
     otherwise.finish()
+    otherwise.close()
     empty = open_table(url, SAME, ("id",))
     with pytest.raises(InvalidData, match="'id' is empty"):
         empty.write(1, pl.DataFrame({"row": [1], "id": pl.Series([None], dtype=pl.String), "prediction": [1.0]}))
     empty.finish()
+    empty.close()
 
 
 @pytest.mark.parametrize("url", ["sqlite:out.db", "sqlite:out.db?table=a b", "sqlite:out.db?table=a&x=1"], ids=str)

@@ -307,7 +307,7 @@ class Requests:
             return
         now = self._clock()
         lost = (REQUESTS.c.queued == 0) & (REQUESTS.c.created < now - _QUEUED_ANEW)
-        if self._queue().means.ack == "memory":
+        if self._queue().means.ack != "flushed":
             lost |= REQUESTS.c.queued.between(1, now - _LOST)
         query = select(REQUESTS).where(REQUESTS.c.finished.is_(None), lost).limit(_AT_ONCE)
         for row in self._database.read(lambda connection: connection.execute(query).all()):

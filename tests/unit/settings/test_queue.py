@@ -14,7 +14,7 @@ from rung.settings.queue import check_queue
         "nats://a:1,nats://b:2",
         "redis://:secret@h:6379/0",
         "valkeys://h",
-        "unix:///tmp/valkey.sock",
+        "unix:///run/valkey.sock",
     ],
 )
 def test_what_names_a_queue(text):

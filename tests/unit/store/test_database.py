@@ -264,21 +264,25 @@ def test_an_interrupted_migration_runs_again(tmp_path: Path) -> None:
                     text("SELECT count(*) FROM sqlite_master WHERE type = 'table'")
                 ).scalar()
             )
-            assert tables == 9
+            assert tables == 13
         shutil.rmtree(tmp_path / "new")
 
 
-def test_a_database_of_the_release_before_gets_the_tables_of_alerts(tmp_path: Path) -> None:
+def test_a_database_of_the_first_release_gets_all_tables_since(tmp_path: Path) -> None:
     with open_database(url(tmp_path)) as database:
 
         def back(connection: Connection) -> None:
-            for table in ("rung_alerts", "rung_silences", "rung_errors"):
+            alerts = ("rung_alerts", "rung_silences", "rung_errors")
+            offline = ("rung_requests", "rung_request_items", "rung_scores", "rung_score_groups")
+            for table in alerts + offline:
                 connection.execute(text(f"DROP TABLE {table}"))
             connection.execute(text("UPDATE rung_version SET version_num = '0001'"))
 
         database.write(back)
     with open_database(url(tmp_path)) as database:
-        assert database.read(lambda one: one.execute(text("SELECT count(*) FROM rung_alerts")).scalar()) == 0
+        for table in ("rung_alerts", "rung_requests", "rung_scores"):
+            query = text(f"SELECT count(*) FROM {table}")
+            assert database.read(lambda one, query=query: one.execute(query).scalar()) == 0
         assert database.read(lambda one: one.execute(text("SELECT version_num FROM rung_version")).scalar()) == "0004"
 
 

@@ -77,7 +77,7 @@ def test_an_order_is_what_rung_scale_gives_and_says_whose_key_it_was(desk, proje
     assert desk[-1] == Order(replicas=2, by="ben (key operator)")
     wanted = {("operator", "POST /replicas", "done"), ("viewer", "POST /replicas", "refused")}
     # Each is written once its answer has gone, whichever comes first.
-    while {(line.by, line.what, line.outcome) for line in services.audit.read()[:2]} != wanted:
+    while {(line.by, line.what, line.outcome) for line in list(services.audit.read())[:2]} != wanted:
         assert time.monotonic() < deadline
 
 

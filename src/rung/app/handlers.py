@@ -183,14 +183,18 @@ def retrain_step(context: JobContext) -> dict[str, Any]:
 
 
 def erase(context: JobContext) -> dict[str, Any]:
-    """Remove a unit's requests and answers from the prediction log and its tables: `{"unit": UNIT}`."""
+    """Remove a unit's requests and answers from the prediction log, its tables and what was asked later:
+    `{"unit": UNIT}`.
+    """
     from rung.data import erasure
+    from rung.offline.forgetting import forget
+    from rung.store.database import open_database
 
     wanted = _arguments(context, _Unit)
     project = load_project(Path()).project
-    result: dict[str, Any] = msgspec.to_builtins(
-        erasure.erase(Path(project.log), open_store(project.data), wanted.unit)
-    )
+    found = erasure.erase(Path(project.log), open_store(project.data), wanted.unit)
+    with open_database(project.store) as database:
+        result: dict[str, Any] = msgspec.to_builtins(found) | {"requests": forget(database, wanted.unit)}
     return result
 
 

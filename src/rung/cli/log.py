@@ -1,9 +1,16 @@
 """Bodies of `rung log`: the tables of the prediction log, by hand."""
 
+from pathlib import Path
+
+import msgspec
+
 from rung.cli.places import Places
 from rung.cli.printing import print_json, print_table
 from rung.data import erasure, predictions
 from rung.data.parts import current
+from rung.offline.forgetting import forget
+from rung.settings.file import FILE, project_here
+from rung.store.database import open_database
 from rung.store.segments import SegmentReader, segment_files
 
 __all__ = ["convert", "erase", "stats"]
@@ -22,12 +29,19 @@ def convert(where: Places, *, as_json: bool) -> None:
 
 
 def erase(where: Places, unit: str, *, as_json: bool) -> None:
-    """Remove a unit from log and tables. Raises `Conflict`: somebody else is at it."""
+    """Remove a unit from log and tables, and in a project what it asked later. Raises `Conflict`: somebody else is at
+    it.
+    """
     done = erasure.erase(where.log, where.store(), unit)
+    requests = 0
+    if Path(FILE).exists():
+        with open_database(project_here().project.store) as database:
+            requests = forget(database, unit)
     if as_json:
-        print_json(done)
-    else:
-        print(f"erased: {done.rows} rows in {done.parts} files, {done.records} records in segments; none is left")
+        print_json(msgspec.to_builtins(done) | {"requests": requests})
+        return
+    later = f", {requests} requests that were asked later" if requests else ""
+    print(f"erased: {done.rows} rows in {done.parts} files, {done.records} records in segments{later}; none is left")
 
 
 def stats(where: Places, *, as_json: bool) -> None:

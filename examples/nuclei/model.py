@@ -7,6 +7,7 @@ through the very same steps as serving, so the two cannot drift apart.
 import io
 import itertools
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -103,10 +104,14 @@ def _block(fan_in: int, fan_out: int, stride: int = 1) -> nn.Sequential:
 
 
 def rows(*domains: str) -> Iterator[dict[str, Any]]:
-    """Yield the pictures of some kinds of microscopy, by default fluorescence, with their masks as PNG."""
+    """Yield the pictures of some kinds of microscopy, by default fluorescence, with their masks as PNG.
+
+    `NUCLEI_MOST` says how many of each kind to train on, at most; without it all are.
+    """
+    most = int(os.environ.get("NUCLEI_MOST") or sys.maxsize)
     for domain in domains or os.environ.get("NUCLEI_DOMAINS", "fluo_256").split(","):
         for split, name in (("train", "train"), ("val", "validation"), ("test", "test")):
-            for sample in find().select(domain, split):
+            for sample in find().select(domain, split)[: most if name == "train" else None]:
                 mask = io.BytesIO()
                 Image.fromarray(sample.mask * np.uint8(255)).save(mask, "PNG")
                 yield {

@@ -130,6 +130,8 @@ def prepare(story: Story, options: argparse.Namespace) -> None:
     if not all(story.data.select(domain, split) for domain in (HOME, AWAY) for split in ("train", "val", "test")):
         raise DataError(f"there are not both kinds of pictures in {story.data.where}")
     story.environment = dict(os.environ)
+    if story.quick:
+        story.environment["NUCLEI_MOST"] = "64"
     if story.data.kind == "folder":
         folder = options.data or os.environ.get("RUNG_DATA") or BESIDE_THE_REPOSITORY
         story.environment["RUNG_DATA"] = str(Path(folder).expanduser().resolve())

@@ -29,7 +29,8 @@ _LOCAL = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _ROOM = 128 << 20
 """Bytes of bodies above a usual size that are held at once."""
 _USUAL = 1 << 20
-_LINGER = 8 << 20
+_LINGER = 64 << 20
+"""Bytes of a refused body that are read, and thrown away."""
 _LINGER_SECONDS = 2.0
 _FRESH = 1.0
 """Seconds for which the keys that were read last count."""
@@ -79,15 +80,16 @@ class Access:
         """Let a request through or refuse it; returns whose it was, and what it took. None: the caller left."""
         key: Key | None = None
         wanted = self._wanted(scope)
+        headers = dict(scope["headers"])
         try:
-            headers = dict(scope["headers"])
             key = await self._check(str(scope["path"]), headers)
             scope["rung.key"] = key
             if key is not None:
                 permit(key, wanted.role, wanted.model)
             body = await _body(headers, receive, wanted.largest, held)
         except RungError as error:
-            if isinstance(error, TooLarge | Overloaded):
+            # Who waits to be asked for the body sends none.
+            if headers.get(b"expect", b"").lower() != b"100-continue":
                 await _read_away(receive)
             await _refuse(error, told.send)
             return key, wanted

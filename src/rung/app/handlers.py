@@ -186,15 +186,12 @@ def erase(context: JobContext) -> dict[str, Any]:
     """Remove a unit's requests and answers from the prediction log, its tables and what was asked later:
     `{"unit": UNIT}`.
     """
-    from rung.data import erasure
-    from rung.offline.forgetting import forget
-    from rung.store.database import open_database
+    from rung.offline import forgetting
 
     wanted = _arguments(context, _Unit)
     project = load_project(Path()).project
-    found = erasure.erase(Path(project.log), open_store(project.data), wanted.unit)
-    with open_database(project.store) as database:
-        result: dict[str, Any] = msgspec.to_builtins(found) | {"requests": forget(database, wanted.unit)}
+    found, requests = forgetting.erase(Path(project.log), open_store(project.data), project.store, wanted.unit)
+    result: dict[str, Any] = msgspec.to_builtins(found) | {"requests": requests}
     return result
 
 

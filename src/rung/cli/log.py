@@ -8,9 +8,8 @@ from rung.cli.places import Places
 from rung.cli.printing import print_json, print_table
 from rung.data import erasure, predictions
 from rung.data.parts import current
-from rung.offline.forgetting import forget
+from rung.offline import forgetting
 from rung.settings.file import FILE, project_here
-from rung.store.database import open_database
 from rung.store.segments import SegmentReader, segment_files
 
 __all__ = ["convert", "erase", "stats"]
@@ -32,11 +31,10 @@ def erase(where: Places, unit: str, *, as_json: bool) -> None:
     """Remove a unit from log and tables, and in a project what it asked later. Raises `Conflict`: somebody else is at
     it.
     """
-    done = erasure.erase(where.log, where.store(), unit)
-    requests = 0
     if Path(FILE).exists():
-        with open_database(project_here().project.store) as database:
-            requests = forget(database, unit)
+        done, requests = forgetting.erase(where.log, where.store(), project_here().project.store, unit)
+    else:
+        done, requests = erasure.erase(where.log, where.store(), unit), 0
     if as_json:
         print_json(msgspec.to_builtins(done) | {"requests": requests})
         return

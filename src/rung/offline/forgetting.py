@@ -1,12 +1,31 @@
-"""What somebody asked later, removed."""
+"""A person forgotten: what they asked and were answered, at once and later."""
+
+from pathlib import Path
 
 from sqlalchemy import Connection, delete, func, select
 
+from rung.data import erasure
 from rung.domain.errors import InvalidInput
 from rung.offline.tables import ITEMS, REQUESTS
-from rung.store.database import Database
+from rung.ports import BlobStore
+from rung.store.database import Database, open_database
 
-__all__ = ["forget"]
+__all__ = ["erase", "forget"]
+
+
+def erase(log: Path, store: BlobStore, database: str, unit: str) -> tuple[erasure.Erased, int]:
+    """Remove a unit from the prediction log and its tables, and from the requests in the database of that URL.
+
+    Returns:
+        What was removed of the log, and how many requests.
+
+    Raises:
+        InvalidInput, Conflict, RungError: as `rung.data.erasure.erase`; ConfigurationError, NotReady: the database
+            cannot be had.
+    """
+    done = erasure.erase(log, store, unit)
+    with open_database(database) as opened:
+        return done, forget(opened, unit)
 
 
 def forget(database: Database, unit: str) -> int:

@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from rung.domain.errors import ConfigurationError, Conflict, InvalidInput, NotFound, NotReady, RungError
 from rung.ports import Blob, BlobStore
+from rung.store.folders import sync_folder
 
 __all__ = ["DiskStore", "RemoteStore", "check_key", "open_store"]
 
@@ -175,7 +176,7 @@ class DiskStore:
             raise Conflict(f"{key!r} exists already in {self.root}") from None
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
 
     def list(self, prefix: str = "") -> Iterable[Blob]:
         """Every file under the folder `prefix`, sorted; links are followed, loops of links are not."""
@@ -213,7 +214,7 @@ class DiskStore:
                 path.unlink()
                 folders.add(path.parent)
         for folder in folders:
-            _sync_folder(folder)
+            sync_folder(folder)
 
     def local(self, key: str, cache: Path) -> Path:
         """The file itself; `cache` is not used. Raises `NotFound`."""
@@ -230,15 +231,7 @@ def _make_folder(folder: Path) -> None:
         return
     _make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(folder.parent)
 
 
 def _open_new(path: Path) -> BinaryIO:

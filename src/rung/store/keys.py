@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rung.domain.errors import ConfigurationError
 from rung.domain.identity import KEY_BYTES
+from rung.store.folders import sync_folder
 
 __all__ = ["load_key"]
 
@@ -47,8 +48,4 @@ def _make(path: Path) -> None:
             return  # another process was first: its key counts
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)

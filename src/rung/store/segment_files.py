@@ -12,6 +12,7 @@ import msgspec
 
 from rung.domain.errors import ConfigurationError
 from rung.domain.records import MarkRecord, decode
+from rung.store.folders import sync_folder
 from rung.store.frames import Frame, frames, scan
 from rung.store.segments import SegmentFile, segment_files
 
@@ -132,11 +133,7 @@ class SegmentFiles:
         self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._number = number
         self._salt, self._size, self._born = salt, 0, monotonic()
-        folder = os.open(self.home, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self.home)
 
 
 def _ending(file: SegmentFile) -> tuple[float, bool]:

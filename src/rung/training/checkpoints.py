@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from rung.domain.errors import StorageFull
+from rung.store.folders import sync_folder
 
 __all__ = ["Checkpoint", "Checkpoints"]
 
@@ -93,7 +94,7 @@ class Checkpoints:
             shutil.rmtree(gone, ignore_errors=True)
         else:
             draft.rename(place)
-        _sync_folder(self._folder)
+        sync_folder(self._folder)
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -101,14 +102,6 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read(place: Path) -> Checkpoint | None:

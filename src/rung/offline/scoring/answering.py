@@ -239,7 +239,7 @@ def opened(store: BlobStore, name: str, version: int, cache: Path, threads: int)
     manifest, digest = bundles.read_version(store, name, version)
     if manifest.graph is not None:
         raise ConfigurationError(
-            f"{name} version {version} is a graph of other models: score with those, or through replicas (--through)"
+            f"{name} version {version} is a graph of other models, which is not scored: score with each of those"
         )
     source = RepositorySource(store, cache, [name])
     loaded = load(source, AspiredVersion(name, version, digest), LoadOptions(threads=1), 0.0)

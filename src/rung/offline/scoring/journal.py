@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Self
 import msgspec
 
 from rung.domain.errors import Conflict, StorageFull
+from rung.store.folders import sync_folder
 
 __all__ = ["Commit", "Head", "Journal"]
 
@@ -103,7 +104,7 @@ class Journal:
             self.last = Commit()
             self._file = self._path.open("wb")
             self._append(head)
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
             self.head = head
         else:
             assert self.head == head
@@ -145,11 +146,3 @@ class Journal:
             else:
                 self.last = msgspec.json.decode(body, type=Commit)
             self._end += len(line)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -22,9 +22,10 @@ from rung.offline.scoring.order import Order, Scored
 from rung.offline.scoring.places import Place, open_sink, place_of
 from rung.offline.scoring.reading import ROW, Block, Reader
 from rung.offline.scoring.results import CONTENT, PREFIX
-from rung.offline.scoring.sinks import Sink, draft_of, replace, sync_folder, synced
+from rung.offline.scoring.sinks import Sink, draft_of, replace, synced
 from rung.ports import BlobStore
 from rung.serving.lanes import cores
+from rung.store.folders import sync_folder
 
 if TYPE_CHECKING:
     import polars as pl

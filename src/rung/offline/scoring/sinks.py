@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rung.domain.errors import InvalidData, StorageFull
 from rung.offline.scoring.reading import ROW
 from rung.offline.scoring.results import CONTENT
+from rung.store.folders import sync_folder
 
 if TYPE_CHECKING:
     import polars as pl
@@ -26,7 +27,6 @@ __all__ = [
     "draft_of",
     "place_of",
     "replace",
-    "sync_folder",
     "synced",
 ]
 
@@ -213,15 +213,6 @@ def synced(path: Path) -> None:
     """Bring a file to the disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -15,7 +15,6 @@ from rung.offline.scoring.results import Answers
 from rung.offline.scoring.scores import Scores, ScoreStore
 from rung.offline.scoring.tables import Identity
 from rung.store.database import Database, open_database
-from rung.testing.postgres import serve_postgres
 
 NUMBERS = Answers(lambda results, rows: [], value="prediction")
 CLASSES = Answers(lambda results, rows: [], value="score", label="label")
@@ -33,12 +32,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(scores, "time", clock)
     return clock
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    with serve_postgres() as url:
-        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

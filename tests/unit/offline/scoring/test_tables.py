@@ -1,6 +1,5 @@
 """Rows in a table of the user's own, on SQLite and PostgreSQL."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,8 @@ from sqlalchemy import create_engine, text
 
 from rung.domain.errors import ConfigurationError, InvalidData
 from rung.offline.scoring.tables import open_table
-from rung.testing.postgres import serve_postgres
 
 SAME = {"model": "flats", "version": 1, "as_of": "2026-01-31"}
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    with serve_postgres() as url:
-        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

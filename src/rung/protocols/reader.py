@@ -28,6 +28,8 @@ _MEMORABLE = 4096
 """Heads longer than this many bytes are not remembered."""
 _READ_ANYWAY = 64 << 10
 """Bytes of a body that are read although its head is refused already: cheaper for both than a new connection."""
+_PIECE = 4096
+"""Bytes from which a piece of a body is kept as it came."""
 _ONCE = frozenset({b"host", b"content-length", b"transfer-encoding", b"content-type", b"content-encoding"})
 """Headers whose repetition two readers may understand differently."""
 
@@ -97,6 +99,8 @@ class RequestReader:
         self._candidate: bytes | None = None
         self._first: Head | None = None
         self._owed = 0
+        """Bytes of a body that are still to come and that the parser does not see."""
+        self._body: list[bytes | bytearray | memoryview] = []
         self._waiting = 0
         """Bytes since the last that brought the message forward."""
         self.on_message_begin()
@@ -108,16 +112,13 @@ class RequestReader:
         Raises:
             RungError: this cannot be read on; answer it and close.
         """
-        if self.idle:
+        if self.idle or self._owed:
             data = self._take_known(data)
             if not data or self.stopped:
                 return
             self._expect(data)
         else:
             self._waiting += len(data)
-        if self._owed:
-            self._collect(data)
-            return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -136,9 +137,9 @@ class RequestReader:
         self._remember()
 
     def _take_known(self, data: bytes) -> bytes:
-        """Hand on the whole requests at the start of `data` whose heads are known; return the rest."""
-        known, start, size = self._known, 0, len(data)
-        while start < size:
+        """Take what belongs to the body at hand and to requests whose heads are known; return the rest."""
+        known, start, size = self._known, self._collect(data) if self._owed else 0, len(data)
+        while start < size and not self.stopped:
             end = data.find(b"\r\n\r\n", start) + 4
             if end == 3:
                 break
@@ -147,11 +148,12 @@ class RequestReader:
                 break
             stop = end + head.length
             if stop > size:
-                break
+                self.idle, self.head, self._owed, self._body = False, head, head.length, []
+                self._collect(memoryview(data)[end:])
+                return b""
             start = stop
             if not self._on_request(head, data[end:stop]):
                 self.stopped = True
-                break
         return data[start:] if start else data
 
     def _expect(self, data: bytes) -> None:
@@ -186,7 +188,7 @@ class RequestReader:
         self._count = 0
         self._head_size = 0
         self._waiting = 0
-        self._body: bytes | bytearray = b""
+        self._body = []
         self._body_size = 0
 
     def on_url(self, url: bytes) -> None:
@@ -280,28 +282,29 @@ class RequestReader:
         self._memory.router.resolve(head, raw_path)
         return head
 
-    def _collect(self, data: bytes) -> None:
-        """Take in the body of a request that asked for an upgrade."""
+    def _collect(self, data: bytes | memoryview) -> int:
+        """Take in the body of a known head, or of a request that asked for an upgrade; how many bytes belong to it."""
         if self._owed < 0:
             raise InvalidInput("a chunked body and an upgrade do not go together here")
-        if self._owed and self.head is not None:
-            piece = data[: self._owed]
+        piece = data[: self._owed]
+        if piece and self.head is not None:
             self._add(piece)
             self._owed -= len(piece)
             if not self._owed:
                 self._complete(self.head)
+        return len(piece)
 
-    def _add(self, data: bytes) -> None:
-        """Keep a piece of the body: in one buffer, since a list of tiny pieces takes many times their size."""
-        if not self._body:
-            self._body = data
-            return
-        if isinstance(self._body, bytes):
-            self._body = bytearray(self._body)
-        self._body += data
+    def _add(self, data: bytes | memoryview) -> None:
+        """Keep a piece of the body: small ones in one buffer, since a list of them takes many times their size."""
+        if len(data) >= _PIECE:
+            self._body.append(data)
+        elif self._body and isinstance(self._body[-1], bytearray):
+            self._body[-1] += data
+        else:
+            self._body.append(bytearray(data))
 
     def _complete(self, head: Head) -> None:
-        body, self._body = bytes(self._body), b""
+        body, self._body = b"".join(self._body), []
         self.idle = True
         if not self._on_request(head, body):
             self.stopped = True

@@ -64,6 +64,16 @@ class _Ranking:
         starts = range(0, len(pairs), best.shape[1])
         return [pairs[start : start + count] for start, count in zip(starts, counts, strict=True)]
 
+    def likeliest(self, outputs: Array) -> dict[str, tuple[Array, Array]]:
+        """The class of each row and its score, known where it reaches the threshold: the first of `rank`."""
+        scores = self._scores(outputs)
+        self._check_names(scores.shape[1])
+        best = scores.argmax(axis=1)
+        names = np.array(self._names or [str(place) for place in range(scores.shape[1])], object)
+        score = np.take_along_axis(scores, best[:, None], axis=1)[:, 0]
+        known = np.full(len(score), fill_value=True) if self._threshold is None else score >= self._threshold
+        return {"label": (names[best], known), "score": (score, known)}
+
     def _scores(self, outputs: Array) -> Array:
         scores = real(outputs).reshape(len(outputs), -1)
         finite = np.isfinite(scores).all(axis=1)
@@ -81,7 +91,7 @@ class _Ranking:
         return scores
 
 
-def _bulk(
+def _ranking(
     signature: Signature,
     context_labels: tuple[str, ...],
     *,
@@ -90,7 +100,7 @@ def _bulk(
     activation: str = "none",
     threshold: float | None = None,
     output: str = "",
-) -> Callable[[Tensors, Tensors], list[Any]]:
+) -> tuple[str, _Ranking]:
     spec = pick(signature, output, "classification.top_k")
     sizes = [size for size in spec.shape[1:] if size != 1]
     if len(sizes) > 1:
@@ -98,11 +108,24 @@ def _bulk(
             f"classification.top_k takes scores [rows, classes]; the output {spec.name!r} is {list(spec.shape)}"
         )
     classes = sizes[0] if sizes else 1
-    ranking = _Ranking(k, tuple(labels) or context_labels, activation, threshold, classes).check()
-    return lambda outputs, inputs: ranking.rank(outputs[spec.name])
+    return spec.name, _Ranking(k, tuple(labels) or context_labels, activation, threshold, classes).check()
 
 
-@has_bulk(_bulk)
+def _bulk(
+    signature: Signature, context_labels: tuple[str, ...], /, **params: Any
+) -> Callable[[Tensors, Tensors], list[Any]]:
+    name, ranking = _ranking(signature, context_labels, **params)
+    return lambda outputs, inputs: ranking.rank(outputs[name])
+
+
+def _columns(
+    signature: Signature, context_labels: tuple[str, ...], /, **params: Any
+) -> Callable[[Tensors], dict[str, tuple[Array, Array]]]:
+    name, ranking = _ranking(signature, context_labels, **params)
+    return lambda outputs: ranking.likeliest(outputs[name])
+
+
+@has_bulk(_bulk, columns=_columns)
 def top_k(
     value: Any,
     context: dict[str, Any],

@@ -19,7 +19,7 @@ from rung.plugins import TRANSFORMS, resolve
 from rung.transforms.rows import predictions_json, tensors_from_rows, tensors_from_text
 from rung.transforms.steps import row_wise
 
-__all__ = ["Pipeline", "Prepared", "digest_of", "raw_type"]
+__all__ = ["Columns", "Pipeline", "Prepared", "digest_of", "raw_type"]
 
 _JSON = "application/json"
 _RAW = "application/octet-stream"
@@ -29,6 +29,8 @@ BulkRead = Callable[[Any], Tensors]
 """Items, or an object of columns -> the model's inputs, rows along the first dimension."""
 BulkHead = Callable[[Tensors, Tensors], list[Any]]
 """Outputs and inputs of the model -> one result for each row."""
+Columns = dict[str, tuple[Array, Array]]
+"""Name -> a value for each row, and which of them are known."""
 
 
 class Prepared(msgspec.Struct):
@@ -63,6 +65,7 @@ class Pipeline:
         bulk_read: BulkRead | None = None,
         bulk_head: BulkHead | None = None,
         example: Any = None,
+        columns: Callable[[Tensors], Columns] | None = None,
     ) -> None:
         self._signature = signature
         self._labels = labels
@@ -70,6 +73,7 @@ class Pipeline:
         self._after = after
         self._bulk_read = bulk_read
         self._bulk_head = bulk_head
+        self._columns = columns
         self.example = example
         self._renderers = renderers
         self.accepts = accepts
@@ -97,8 +101,9 @@ class Pipeline:
         before = tuple(_bind(step) for step in transforms.input)
         after = tuple(_bind(step) for step in transforms.output)
         # Rows at once where the one step can, which is many times faster than one by one.
-        bulk_read = _bind_bulk(transforms.input[0], signature, labels) if len(before) == 1 else None
-        bulk_head = _bind_bulk(transforms.output[0], signature, labels) if len(after) == 1 else None
+        bulk_read = _bind_form("bulk", transforms.input[0], signature, labels) if len(before) == 1 else None
+        bulk_head = _bind_form("bulk", transforms.output[0], signature, labels) if len(after) == 1 else None
+        columns = _bind_form("columns", transforms.output[0], signature, labels) if len(after) == 1 else None
         renderers: Mapping[str, Callable[[Any], bytes]] = {}
         if transforms.output:
             head = resolve(TRANSFORMS, transforms.output[-1].name, "transform")
@@ -114,6 +119,7 @@ class Pipeline:
             bulk_read,
             bulk_head,
             _example(transforms),
+            columns,
         )
 
     def negotiate(self, accept: tuple[str, ...], items: int = 1) -> str:
@@ -195,6 +201,14 @@ class Pipeline:
                 value = step(value, context)
             results.append(value)
         return results
+
+    def columns(self, outputs: Tensors) -> Columns | None:
+        """What the output step says of each row, as arrays; None where its results are more than that.
+
+        Raises:
+            ModelError: the outputs make no sense to the step.
+        """
+        return None if self._columns is None else self._columns(self._by_row(outputs))
 
     def render(self, results: list[Any], media_type: str) -> bytes:
         """Write the results in a media type that `negotiate` gave.
@@ -298,8 +312,8 @@ def _bind(step: Step) -> BoundStep:
     return run
 
 
-def _bind_bulk(step: Step, signature: Signature, labels: tuple[str, ...]) -> Any:
-    make = getattr(resolve(TRANSFORMS, step.name, "transform"), "bulk", None)
+def _bind_form(form: str, step: Step, signature: Signature, labels: tuple[str, ...]) -> Any:
+    make = getattr(resolve(TRANSFORMS, step.name, "transform"), form, None)
     try:
         return make and make(row_wise(signature), labels, **step.params)
     except ConfigurationError as error:

@@ -12,7 +12,7 @@ from rung.transforms.steps import has_bulk, named, pick, real
 __all__ = ["number"]
 
 
-def _bulk(
+def _columns(
     signature: Signature,
     labels: tuple[str, ...],
     *,
@@ -21,17 +21,24 @@ def _bulk(
     max: float | None = None,
     unit: str = "",
     output: str = "",
-) -> Callable[[Tensors, Tensors], list[Any]]:
+) -> Callable[[Tensors], dict[str, tuple[Array, Array]]]:
     spec = pick(signature, output, "regression.value")
     if any(size != 1 for size in spec.shape[1:]):
         raise ConfigurationError(
             f"regression.value takes one number per row; the output {spec.name!r} is {list(spec.shape)}"
         )
     _check(decimals, min, max)
-    return lambda outputs, inputs: _values(outputs[spec.name], decimals, min, max, unit)
+    return lambda outputs: {"prediction": _numbers(outputs[spec.name], decimals, min, max)}
 
 
-@has_bulk(_bulk)
+def _bulk(
+    signature: Signature, labels: tuple[str, ...], *, unit: str = "", **params: Any
+) -> Callable[[Tensors, Tensors], list[Any]]:
+    read = _columns(signature, labels, **params)
+    return lambda outputs, inputs: _results(*read(outputs)["prediction"], unit)
+
+
+@has_bulk(_bulk, columns=_columns)
 def number(
     value: Any,
     context: dict[str, Any],
@@ -59,7 +66,8 @@ def number(
         ConfigurationError: the output is not one number per row, or `min` is over `max`.
     """
     _check(decimals, min, max)
-    return _values(named(value, output, "regression.value").reshape(1), decimals, min, max, unit)[0]
+    array = named(value, output, "regression.value").reshape(1)
+    return _results(*_numbers(array, decimals, min, max), unit)[0]
 
 
 def _check(decimals: int | None, lowest: float | None, highest: float | None) -> None:
@@ -69,13 +77,17 @@ def _check(decimals: int | None, lowest: float | None, highest: float | None) ->
         raise ConfigurationError(f"regression.value takes a whole number of decimals, not {decimals!r}")
 
 
-def _values(array: Array, decimals: int | None, lowest: float | None, highest: float | None, unit: str) -> list[Any]:
+def _numbers(array: Array, decimals: int | None, lowest: float | None, highest: float | None) -> tuple[Array, Array]:
     numbers = real(array).reshape(len(array))
     finite = np.isfinite(numbers)
     if lowest is not None or highest is not None:
         numbers = np.clip(numbers, lowest, highest)
     if decimals is not None:
         numbers = np.round(numbers, decimals)
+    return numbers, finite
+
+
+def _results(numbers: Array, finite: Array, unit: str) -> list[Any]:
     # Elements of an array, not Python floats: a float32 is then written in its own few digits.
     plain = [one if known else None for one, known in zip(numbers, finite, strict=True)]
     return [{"value": one, "unit": unit} for one in plain] if unit else plain

@@ -6,8 +6,9 @@ the parameters against the model once, when the bundle is loaded, and returns
 - for an input step, `(items) -> tensors`: the items are a list, or an object of columns;
 - for an output step, `(outputs, inputs) -> results`, one result for each row;
 
-or None where items have to go one by one after all. Both see every tensor with the rows along its first
-dimension, also for a model that takes one at a time.
+or None where items have to go one by one after all. `columns(signature, labels, **params)` returns, for an output step,
+`(outputs) -> {name: (values, which of them are known)}`, which makes no object for a row. All of them see every tensor
+with the rows along its first dimension, also for a model that takes one at a time.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,12 +35,17 @@ def renders(table: Mapping[str, Callable[[Any], bytes]]) -> Callable[[Any], Any]
     return mark
 
 
-def has_bulk(make: Callable[..., Any], example: Callable[..., Any] | None = None) -> Callable[[Any], Any]:
-    """Give a step its form for many rows, and what makes an example item of its parameters."""
+def has_bulk(
+    make: Callable[..., Any],
+    example: Callable[..., Any] | None = None,
+    columns: Callable[..., Any] | None = None,
+) -> Callable[[Any], Any]:
+    """Give a step its form for many rows, what makes an example item of its parameters, and its form of columns."""
 
     def mark(step: Any) -> Any:
         step.bulk = make
         step.example = example
+        step.columns = columns
         return step
 
     return mark

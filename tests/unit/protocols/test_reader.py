@@ -224,6 +224,19 @@ def test_where_the_network_cuts_makes_no_difference(messages, cuts, known):
     assert desk.reader.idle
 
 
+def test_a_large_body_behind_a_known_head_comes_in_pieces_of_any_size():
+    body = bytes(range(256)) * 200
+    request = POST + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    memory = HeadMemory(Router([]))
+    Desk(memory).feed(request)
+    stream, desk = request * 2 + b"GET /y HTTP/1.1\r\n" + HOST + b"\r\n", Desk(memory)
+    for size in (5, 100, 9000, 1, 1, 5000, 30_000, 20_000, len(stream)):
+        desk.feed(stream[:size])
+        stream = stream[size:]
+    assert desk.requests == [("POST", "/x", body), ("POST", "/x", body), ("GET", "/y", b"")]
+    assert desk.reader.idle
+
+
 @given(st.lists(st.binary(max_size=200), max_size=5))
 def test_no_bytes_bring_it_down(pieces):
     desk = Desk()

@@ -45,6 +45,18 @@ def test_one_item_is_answered_as_many_are():
         assert results == [top_k(row, {}, **params) for row in scores]
 
 
+@pytest.mark.parametrize("params", [{}, {"activation": "softmax"}, {"activation": "sigmoid", "threshold": 0.6}])
+def test_as_columns_it_says_what_comes_first_one_by_one(params):
+    scores = np.random.default_rng(1).standard_normal((20, 3)).astype(np.float32).round(1)
+    for labels in (("a", "b", "c"), ()):
+        found = pipeline(labels=labels, k=2, **params).columns({"y": scores})
+        for row, (label, score, *known) in enumerate(
+            zip(found["label"][0], found["score"][0], found["label"][1], found["score"][1], strict=True)
+        ):
+            first = [(str(one["label"]), one["score"]) for one in top_k(scores[row], {"labels": labels}, **params)][:1]
+            assert [(label, score)] * all(known) == first
+
+
 def test_equal_scores_stay_in_the_models_order():
     scores = np.full(50, 0.02, np.float32)
     assert [item["label"] for item in top_k(scores, {}, k=50)] == list(range(50))

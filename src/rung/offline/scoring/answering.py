@@ -20,7 +20,7 @@ from rung.domain.models import AspiredVersion, Manifest
 from rung.domain.predictions import Payload
 from rung.domain.tensors import DATATYPES, Array, Tensors
 from rung.offline.scoring.reading import ROW
-from rung.offline.scoring.results import Answers, first_only, shape_of
+from rung.offline.scoring.results import Answers, first_only, series, shape_of
 from rung.offline.scoring.wanted import Wanted, wanted_of
 from rung.ports import BlobStore, LoadOptions, Model
 from rung.serving.loader import load
@@ -154,7 +154,9 @@ class Answerer:
     def _try(self, frame: "pl.DataFrame", columns: Sequence[str]) -> Iterator[Answered]:
         try:
             prepared = self._pipeline.prepare(self._payload(frame, columns))
-            results = self._pipeline.finish(self._predict(prepared.inputs, prepared.rows), prepared)
+            outputs = self._predict(prepared.inputs, prepared.rows)
+            found = self._pipeline.columns(outputs)
+            results = self._pipeline.finish(outputs, prepared) if found is None else []
         except WorkerDied:
             raise
         except (ClientError, ModelError) as error:
@@ -165,7 +167,7 @@ class Answerer:
             yield from self._try(frame[:middle], columns)
             yield from self._try(frame[middle:], columns)
             return
-        made = self.answers.columns(results, frame.height)
+        made = self.answers.columns(results, frame.height) if found is None else series(found)
         for column in made:
             if column.len() != frame.height:
                 raise InvalidData(f"{self.name} gave {column.len()} answers to {frame.height} rows")

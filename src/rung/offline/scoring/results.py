@@ -10,11 +10,12 @@ import orjson
 from rung.domain.models import Manifest, Step
 from rung.domain.tensors import Array, Tensors
 from rung.plugins import TRANSFORMS, resolve
+from rung.transforms.pipeline import Columns
 
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["CONTENT", "PREFIX", "Answers", "files_of", "first_only", "shape_of"]
+__all__ = ["CONTENT", "PREFIX", "Answers", "files_of", "first_only", "series", "shape_of"]
 
 CONTENT = "content"
 """Column of the bytes of files, for a sink that makes files of them."""
@@ -77,6 +78,18 @@ def files_of(answers: Answers) -> tuple[Answers, str] | None:
         return [pl.Series(CONTENT, [render(one) for one in results], pl.Binary)]
 
     return Answers(columns, renderers=answers.renderers), _SUFFIXES[media]
+
+
+def series(found: Columns) -> "list[pl.Series]":
+    """What an output step says in arrays, with nothing where it is not known."""
+    import polars as pl
+
+    made = []
+    for name, (values, known) in found.items():
+        text = values.dtype == object
+        column = pl.Series(name, values.tolist() if text else values, pl.String if text else None)
+        made.append(column if known.all() else column.set(pl.Series(~known), None))
+    return made
 
 
 def _scalar(manifest: Manifest, place: int) -> bool:

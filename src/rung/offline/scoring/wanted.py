@@ -163,12 +163,13 @@ def typed(
 def _read(column: "pl.Series", reading: Reading) -> "pl.Series":
     import polars as pl
 
-    plain = column.str.strip_chars()
     if reading == "boolean":
-        low = plain.str.to_lowercase()
+        low = column.str.strip_chars().str.to_lowercase()
         return low.replace_strict({"true": True, "false": False}, default=None, return_dtype=pl.Boolean)
-    if reading == "integer":
-        exact = plain.cast(pl.Int64, strict=False)
-        if exact.null_count() == column.null_count():
-            return exact
-    return plain.cast(pl.Float64, strict=False)
+    for dtype in (pl.Int64, pl.Float64) if reading == "integer" else (pl.Float64,):
+        # Few files have spaces around their numbers, and taking them off costs more than reading these.
+        for text in (column, None):
+            found = (column.str.strip_chars() if text is None else text).cast(dtype, strict=False)
+            if found.null_count() == column.null_count():
+                return found
+    return found

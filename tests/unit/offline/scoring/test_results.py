@@ -7,7 +7,7 @@ import pytest
 from rung.domain.errors import InvalidData
 from rung.domain.models import Manifest, Step, Transforms
 from rung.domain.tensors import Signature, TensorSpec
-from rung.offline.scoring.results import CONTENT, files_of, first_only, shape_of
+from rung.offline.scoring.results import CONTENT, files_of, first_only, series, shape_of
 from rung.offline.scoring.sinks import appended, place_of
 from rung.transforms.heads import Segmentation
 
@@ -57,6 +57,14 @@ def test_numbers_classes_and_all_else() -> None:
     [column] = other.columns([{"vector": np.array([1, 2], np.float32)}], 1)
     assert column.name == "answer"
     assert "1.0" in column[0]
+
+
+def test_arrays_are_columns_with_nothing_where_it_is_not_known() -> None:
+    known = np.array([True, False])
+    found = {"label": (np.array(["a", "b"], object), known), "score": (np.array([0.5, 0.1], np.float32), known)}
+    frame = pl.DataFrame(series(found))
+    assert frame.to_dict(as_series=False) == {"label": ["a", None], "score": [0.5, None]}
+    assert frame.dtypes == [pl.String, pl.Float32]
 
 
 def test_masks_become_files() -> None:

@@ -25,6 +25,12 @@ def enqueue(project) -> httpx2.Response:
     return httpx2.post(f"{project.control}/jobs", json=VERIFY, timeout=PATIENCE)
 
 
+def ask_later(project) -> httpx2.Response:
+    return httpx2.post(
+        f"{project.control}/models/tiny/jobs", json={"items": [{"rows": [[0.0] * 16]}]}, timeout=PATIENCE
+    )
+
+
 @pytest.fixture
 def small_disk(project):
     """The project's `.rung` on a file system of 48 mebibytes, which only root may mount."""
@@ -60,10 +66,12 @@ def test_on_a_full_disk_answers_go_on_enqueueing_is_refused_and_an_alert_tells(p
         project.until(lambda: enqueue(project).status_code == 507)
         refused = enqueue(project)
         assert "Free some space" in refused.json()["error"]
+        assert ask_later(project).status_code == 507
         asked = len(outcomes)
         project.until(lambda: len(outcomes) > asked + 100)
         filler.unlink()
         project.until(lambda: enqueue(project).status_code == 200)
+        assert ask_later(project).status_code == 202
     assert set(outcomes) == {200}
 
     def disk() -> list[str]:

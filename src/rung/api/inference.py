@@ -146,6 +146,7 @@ async def submit(
             model=model,
             items=items,
             owner=caller.id if caller is not None else "",
+            quota=caller.quota if caller is not None else 0,
             priority=how.priority,
             key=how.key,
             idempotency_key=how.idempotency_key,

@@ -80,6 +80,8 @@ class NewRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Items that have not been asked by then never are; 0: none."""
     callback: str = ""
     """URL that is told when the last item has ended."""
+    quota: int = 0
+    """Items that its owner may ask for on one day (UTC); 0: any number."""
 
     def checked(self) -> "NewRequest":
         """This request, if it makes sense.

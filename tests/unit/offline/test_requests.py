@@ -1,6 +1,6 @@
 import pytest
 
-from rung.domain.errors import Conflict, InvalidInput, NotFound, NotReady, StorageFull
+from rung.domain.errors import Conflict, InvalidInput, NotFound, NotReady, Overloaded, StorageFull
 from rung.domain.inference import NewItem, NewRequest
 
 
@@ -130,6 +130,20 @@ def test_what_does_not_fit_on_the_disk_is_not_accepted_and_what_was_stays(bench)
     bench.database.read(lambda connection: limit(connection, 1 << 30))
     assert bench.requests.accept(asked(b"[" + b"1," * 1_000_000 + b"1]")).state == "open"
     assert len(bench.queue.take(10)) == 2
+
+
+def test_an_owner_asks_for_as_many_items_a_day_as_its_quota_says(bench):
+    mine = {"owner": "me", "quota": 3}
+    first = bench.requests.accept(asked(b"[1]", b"[2]", idempotency_key="k", **mine))
+    with pytest.raises(Overloaded, match="quota of 3 and has used 2") as refused:
+        bench.requests.accept(asked(b"[3]", b"[4]", **mine))
+    assert 0 < refused.value.retry_after <= 86_400
+    assert bench.requests.accept(asked(b"[1]", b"[2]", idempotency_key="k", **mine)) == first
+    bench.requests.accept(asked(b"[3]", **mine))
+    bench.requests.accept(asked(b"[3]", owner="you", quota=1))
+    bench.requests.accept(asked(*[b"[5]"] * 10))
+    bench.clock.now += 86_400
+    bench.requests.accept(asked(b"[6]", b"[7]", b"[8]", **mine))
 
 
 def test_an_answer_that_is_not_there_says_why(bench):

@@ -55,7 +55,7 @@ def project(
     )
     store = DiskStore(folder / ".rung" / "repository")
     for name, workload in models.items():
-        register(store, workload.file, name=name)
+        register(store, workload.file, name=name, **workload.terms)
     command = [sys.executable, "-m", "rung", "up", "--port", "0", "--control-port", "0", "--workers", "0", "--json"]
     with (OUT / "front.log").open("ab") as log:
         process = subprocess.Popen(

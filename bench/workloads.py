@@ -2,20 +2,25 @@
 
 tiny: `x` float32 [N, 16] -> `y` [N, 3], a 16-16-3 MLP: it costs nothing, so it measures the server.
 seg: `x` float32 [N, 3, 128, 128] -> `y` [N, 1, 128, 128], a small U-Net: it measures how cores are shared.
+
+`pictures` has a larger one take PNGs and give masks, as people use it.
 """
 
+import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 from onnx import numpy_helper
 
+from rung.domain.models import Step, Transforms
 from rung.testing import models
 
-__all__ = ["BenchError", "Request", "Workload", "prepare"]
+__all__ = ["BenchError", "Request", "Workload", "pictures", "prepare"]
 
 SHAPES = {"tiny": (1, 16), "seg": (1, 3, 128, 128)}
 BUILDERS = {"tiny": models.tiny, "seg": models.segmentation}
@@ -51,6 +56,8 @@ class Workload:
     requests: dict[str, Request]
     """Body (`raw`, `json`, `binary`) -> request."""
     answer: np.ndarray
+    terms: dict[str, Any] = field(default_factory=dict)
+    """What it is registered with, where the file alone would not do."""
 
     def decode(self, body: str, content: bytes) -> tuple[int, np.ndarray]:
         """The version (0 where the format does not carry it) and the values of an answer.
@@ -94,6 +101,33 @@ def prepare(model: str, folder: Path, *, negated: bool = False) -> Workload:
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     answer = session.run(None, {"x": x})[0]
     return Workload(model, file, {body: _request(model, body, x) for body in BODIES}, answer)
+
+
+def pictures(folder: Path) -> Workload:
+    """A U-Net over PNGs of 256 x 256 pixels and some 65 kB, as slides have them; the answer is a mask."""
+    from PIL import Image
+
+    steps = (
+        Step("image.decode"),
+        Step("image.resize", {"height": 256, "width": 256}),
+        Step("image.normalize"),
+        Step("image.layout"),
+    )
+    rows, columns = np.mgrid[:256, :256]
+    grain = np.random.default_rng(2).integers(0, 22, (256, 256))
+    cells = 80 + 80 * np.sin(rows / 9) * np.sin(columns / 11) + grain
+    held = io.BytesIO()
+    Image.fromarray(cells.clip(0, 255).astype(np.uint8)).convert("RGB").save(held, "PNG")
+    return Workload(
+        "unet",
+        models.segmentation(folder / "unet.onnx", 256, 16),
+        {"png": Request("/predict/unet", {"content-type": "image/png", "accept": "image/png"}, held.getvalue())},
+        np.empty(0),
+        {
+            "task": "segmentation",
+            "transforms": Transforms(steps, (Step("segmentation.mask", {"activation": "none"}),)),
+        },
+    )
 
 
 def _request(model: str, body: str, x: np.ndarray) -> Request:

@@ -138,7 +138,7 @@ def test_each_item_is_answered_and_whoever_asked_is_told(project):
 @pytest.mark.timeout(240)
 def test_where_keys_are_asked_for_workers_have_their_own(project):
     keys = KeyStore(DiskStore(project.folder / ".rung/access"))
-    tokens = {name: keys.create(name, at=time.time(), by="test")[0] for name in ("ann", "bob")}
+    tokens = {name: keys.create(name, at=time.time(), by="test", quota=3)[0] for name in ("ann", "bob")}
     keys.create("root", at=time.time(), by="test", role="admin")
     ann, bob = ({"authorization": f"Bearer {tokens[name]}"} for name in ("ann", "bob"))
     project.up()
@@ -146,6 +146,9 @@ def test_where_keys_are_asked_for_workers_have_their_own(project):
     project.until(lambda: shown(project, request, ann)["state"] == "ended")
     assert shown(project, request, ann)["counts"] == {"done": 3}
     assert "error" in shown(project, request, bob)
+    more = httpx2.post(f"{project.control}/models/tiny/jobs", json={"items": [item(4)]}, headers=ann, timeout=60)
+    assert (more.status_code, "quota of 3" in more.json()["error"]) == (429, True)
+    assert int(more.headers["retry-after"]) > 0
     assert project.predict() == 401
     assert project.end() == 0
 

@@ -82,7 +82,13 @@ def test_on_a_terminal_the_server_stays_until_ctrl_c(tmp_path):
     terminal, other_end = pty.openpty()
     command = [sys.executable, DEMO, "--epochs", "1", "--out", "out"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdin=other_end, stdout=other_end, stderr=other_end, start_new_session=True
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "NUCLEI_MOST": "32"},
+        stdin=other_end,
+        stdout=other_end,
+        stderr=other_end,
+        start_new_session=True,
     )
     os.close(other_end)
     said = b""

@@ -4,14 +4,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
 from socket import create_connection, socket
 from time import monotonic, sleep
 from typing import Literal
 
-__all__ = ["BrokerServer", "serve_broker"]
+__all__ = ["BrokerServer", "serve_broker", "serve_cluster"]
 
 _PATIENCE = 30.0
 
@@ -21,9 +21,7 @@ class BrokerServer:
 
     def __init__(self, kind: Literal["nats", "valkey"], folder: Path, *options: str) -> None:
         self._folder = folder
-        with socket() as one:
-            one.bind(("127.0.0.1", 0))
-            self._port = int(one.getsockname()[1])
+        self._port = _free_port()
         command = _nats_command if kind == "nats" else _valkey_command
         self._command = [*command(folder, self._port), *options]
         self._process: subprocess.Popen[bytes] | None = None
@@ -45,12 +43,23 @@ class BrokerServer:
             else:
                 return
 
+    @property
+    def running(self) -> bool:
+        """Whether it was started and not killed since."""
+        return self._process is not None
+
     def kill(self) -> None:
         """End it as a crash would; returns when it is gone."""
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
             self._process = None
+
+
+def _free_port() -> int:
+    with socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
 
 
 def _nats_command(folder: Path, port: int) -> Sequence[str]:
@@ -74,3 +83,18 @@ def serve_broker(kind: Literal["nats", "valkey"], folder: Path, *options: str) -
         yield server
     finally:
         server.kill()
+
+
+@contextmanager
+def serve_cluster(folder: Path, size: int) -> Iterator[list[BrokerServer]]:
+    """So many servers of NATS that hold their streams together; they are gone with the block."""
+    ports = [_free_port() for _ in range(size)]
+    routes = ",".join(f"nats://127.0.0.1:{port}" for port in ports)
+    with ExitStack() as stack:
+        servers = []
+        for number, port in enumerate(ports):
+            options = ("-n", f"server-{number}", "--cluster_name", "rung", "--cluster", f"nats://127.0.0.1:{port}")
+            servers.append(
+                stack.enter_context(serve_broker("nats", folder / str(number), *options, "--routes", routes))
+            )
+        yield servers

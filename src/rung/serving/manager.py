@@ -6,33 +6,26 @@ Loading and unloading run in threads; the tables change on the event loop only, 
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Coroutine
 from contextlib import suppress
 from math import inf
 from time import monotonic
 from typing import Any, NoReturn
 
-import msgspec
 import structlog
 
 from rung.domain.errors import BundleError, ConfigurationError, NotFound, NotReady, RungError
 from rung.domain.models import AspiredVersion, VersionState, VersionStatus
 from rung.domain.predictions import Call, Statistics
-from rung.domain.records import ShadowRecord
 from rung.domain.releases import Release
-from rung.ports import LoadOptions, Source
+from rung.ports import Source
+from rung.serving.assembly import Assembly, ManagerOptions
 from rung.serving.background import in_background
-from rung.serving.batcher import Batcher
-from rung.serving.coalesce import Coalescer
 from rung.serving.feed import Feed
-from rung.serving.graphs import GraphPredictor
-from rung.serving.idle import Idle
-from rung.serving.lanes import Lanes
 from rung.serving.loader import Loaded, load
-from rung.serving.policies import Entry, Load, Policy, needed, plan
+from rung.serving.policies import Entry, Load, needed, plan
 from rung.serving.record import Record
-from rung.serving.servable import Servable, Wrap
+from rung.serving.servable import Servable
 from rung.serving.split import Split
 from rung.serving.table import Table
 
@@ -47,28 +40,6 @@ _FORGIVE = 30.0
 """Seconds after which a version is tried again whose bytes could not be reached."""
 
 
-class ManagerOptions(msgspec.Struct, frozen=True):
-    """How models are loaded and run."""
-
-    policy: Policy = Policy()
-    load: LoadOptions = LoadOptions()
-    lanes: int = 1
-    objective: float = 0.0
-    max_wait: float = 5.0
-    coalesce: bool = False
-    poll_seconds: float = 0.5
-    forcing: bool = False
-    """Whether a request may pick its arm by the header `rung-arm`."""
-    cache: Wrap | None = None
-    """Puts a cache round what computes; None where nothing is remembered."""
-    log: Wrap | None = None
-    """Puts the prediction log round everything; None where answers are not logged."""
-    report: Callable[[ShadowRecord], object] | None = None
-    """Takes what comparing a candidate's answers with the live ones found."""
-    empty_seconds: float = 5.0
-    """How long a source that offered versions has to offer none until they are unloaded."""
-
-
 class Manager:
     """`ports.Directory` over the versions that this process holds."""
 
@@ -78,7 +49,7 @@ class Manager:
         self._records: dict[AspiredVersion, Record] = {}
         self._origin: dict[AspiredVersion, Source] = {}
         self.table = Table(splitting=options.log is not None, forcing=options.forcing, report=options.report)
-        self._idle = Idle()
+        self._assembly = Assembly(options)
         self._releases: dict[str, Release] = {}
         self._away: set[str] = set()
         """Models that were unloaded by hand, and stay away although a source offers them."""
@@ -94,7 +65,6 @@ class Manager:
         """Whether the sources have said what there is."""
         self._draining = False
         self._closed = False
-        self._pool = ThreadPoolExecutor(max(options.lanes, 1), thread_name_prefix="rung-transforms")
         self._log = structlog.get_logger("rung.serving")
 
     # --- life -------------------------------------------------------------------------------
@@ -129,7 +99,7 @@ class Manager:
         await asyncio.gather(*self._work, return_exceptions=True)
         await asyncio.gather(*(self._unload(r) for r in self._records.values() if r.servable is not None))
         self.table.close()
-        self._pool.shutdown()
+        self._assembly.close()
 
     def drain(self) -> None:
         """Say that this process is on its way out; models still answer."""
@@ -233,42 +203,8 @@ class Manager:
         return loaded
 
     def _adopt(self, record: Record, loaded: Loaded) -> None:
-        version, options, model = record.version, self._options, loaded.model
+        record.servable, record.lanes = self._assembly.make(record.version, loaded, self.find)
         record.state, record.reason = VersionState.AVAILABLE, ""
-        if model is None:
-            assert loaded.manifest.graph is not None
-            graph = GraphPredictor(version.name, version.version, loaded.manifest.graph, self.find)
-            self._finish(record, Servable(loaded.manifest, version.digest, None, graph, loaded.pipeline, self._pool))
-            return
-        lanes = Lanes(model.lanes or options.lanes, f"rung-{version.name}-{version.version}")
-        # A spread call that is hardly faster than a narrow one only takes cores from others.
-        threads = options.load.threads if 0.0 < loaded.cost.wide < 0.9 * loaded.cost.estimate(1) else 1
-        batcher = Batcher(
-            version.name,
-            version.version,
-            model,
-            loaded.cost,
-            lanes,
-            threads=threads,
-            max_wait=options.max_wait,
-            idle=self._idle,
-        )
-        if not batcher.inline:
-            lanes.open()
-        record.lanes = lanes
-        servable = Servable(loaded.manifest, version.digest, model, batcher, loaded.pipeline, self._pool)
-        # Where a call costs less than a thread hop, it costs less than the comparison too.
-        if options.coalesce and not batcher.inline:
-            servable.coalescer = Coalescer(batcher, batcher)
-            servable.base = servable.coalescer
-        if options.cache is not None:
-            servable.base = options.cache(servable, servable.base)
-        self._finish(record, servable)
-
-    def _finish(self, record: Record, servable: Servable) -> None:
-        servable.log = self._options.log
-        servable.compose()
-        record.servable = servable
 
     def _failed(self, record: Record, reason: str, *, own: bool = True, final: bool = False) -> None:
         record.state, record.reason = VersionState.END, reason

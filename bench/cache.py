@@ -18,9 +18,10 @@ from workloads import SHAPES, prepare
 
 from rung.catalog.source import open_source
 from rung.domain.predictions import Request, Response
+from rung.serving.assembly import ManagerOptions
 from rung.serving.cache import AnswerKey, Cached, MemoryStore
 from rung.serving.duplicates import DuplicateMeter, Metered
-from rung.serving.manager import Manager, ManagerOptions
+from rung.serving.manager import Manager
 from rung.serving.recorder import Recorder
 from rung.serving.redis_cache import RedisStore, connect
 from rung.testing.caches import serve_valkey

@@ -37,6 +37,7 @@ from rung.protocols.tfserving import TfServing
 from rung.protocols.tls import Certificate
 from rung.protocols.torchserve import TorchServe
 from rung.protocols.vertex import Vertex
+from rung.serving.assembly import ManagerOptions
 from rung.serving.background import in_background
 from rung.serving.caching import Caching, collect_cache, open_store
 from rung.serving.control import Control
@@ -44,7 +45,7 @@ from rung.serving.lanes import cores
 from rung.serving.load import load_of
 from rung.serving.log import Logged, PredictionLog
 from rung.serving.log_metrics import collect as collect_log
-from rung.serving.manager import Manager, ManagerOptions
+from rung.serving.manager import Manager
 from rung.serving.metrics import collect, collect_releases
 from rung.serving.policies import Policy
 from rung.settings import ServeSettings, cache_place

@@ -29,7 +29,7 @@ from rung.serving.servable import Servable
 from rung.serving.split import Split
 from rung.serving.table import Table
 
-__all__ = ["Manager", "ManagerOptions"]
+__all__ = ["Manager"]
 
 _DRAIN = 60.0
 """Seconds that requests on a version being unloaded may take."""

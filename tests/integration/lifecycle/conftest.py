@@ -12,7 +12,8 @@ from rung.catalog import models as catalog
 from rung.catalog.source import open_source
 from rung.domain.models import VersionState
 from rung.domain.predictions import Request
-from rung.serving.manager import Manager, ManagerOptions
+from rung.serving.assembly import ManagerOptions
+from rung.serving.manager import Manager
 from rung.store.blobs import DiskStore
 from rung.testing import models
 

@@ -14,7 +14,8 @@ from rung.catalog.source import RepositorySource, open_source
 from rung.domain.errors import ConfigurationError, NotFound, NotReady
 from rung.domain.models import VersionState
 from rung.domain.predictions import Request
-from rung.serving.manager import Manager, ManagerOptions
+from rung.serving.assembly import ManagerOptions
+from rung.serving.manager import Manager
 from rung.serving.policies import Policy
 from rung.store.blobs import DiskStore
 from rung.testing import models

@@ -7,10 +7,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from rung.domain.errors import MissingDependency
 from rung.domain.predictions import Request
+from rung.serving.assembly import ManagerOptions
 from rung.serving.cache import Cached, MemoryStore
 from rung.serving.caching import Caching, advices, collect_cache, open_store
 from rung.serving.duplicates import Metered
-from rung.serving.manager import Manager, ManagerOptions
+from rung.serving.manager import Manager
 from rung.serving.policies import Policy
 from rung.settings import CachePlace
 from rung.telemetry import Metrics

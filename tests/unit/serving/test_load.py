@@ -10,8 +10,9 @@ from rung.domain.predictions import Call, Request
 from rung.domain.scaling import ReplicaLoad
 from rung.protocols.exchange import Head
 from rung.protocols.health import Health
+from rung.serving.assembly import ManagerOptions
 from rung.serving.load import load_of
-from rung.serving.manager import Manager, ManagerOptions
+from rung.serving.manager import Manager
 from rung.serving.recorder import BOUNDS
 from rung.testing.scripted import ScriptedModel
 

@@ -10,8 +10,9 @@ from rung.domain.errors import BundleError, ModelError, NotFound, NotReady
 from rung.domain.models import VersionState
 from rung.domain.predictions import Request
 from rung.ports import LoadOptions
+from rung.serving.assembly import ManagerOptions
 from rung.serving.feed import Feed
-from rung.serving.manager import Manager, ManagerOptions
+from rung.serving.manager import Manager
 from rung.serving.policies import Policy
 from rung.testing.scripted import ScriptedModel
 

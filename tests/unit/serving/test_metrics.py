@@ -6,7 +6,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from rung.domain.errors import ModelError
 from rung.domain.predictions import Request
-from rung.serving.manager import Manager, ManagerOptions
+from rung.serving.assembly import ManagerOptions
+from rung.serving.manager import Manager
 from rung.serving.metrics import collect
 from rung.telemetry import Metrics
 

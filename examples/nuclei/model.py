@@ -157,7 +157,10 @@ def train(ctx: Context) -> Trained:
     network = ctx.wrap(UNet().to(memory_format=torch.channels_last))
     optimizer = torch.optim.AdamW(network.parameters(), lr=ctx.params.rate, weight_decay=1e-2)
     epochs = ctx.params.epochs
-    steps = epochs * (len(images) // BATCH)
+    if len(images) < BATCH:
+        raise ValueError(f"{len(images)} pictures are too few to learn from: {BATCH} go into one step")
+    # Of fewer than ten steps the fifth that warms up would be none.
+    steps = max(epochs * (len(images) // BATCH), 10)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, ctx.params.rate, total_steps=steps, pct_start=0.2)
     ctx.track(network=network, optimizer=optimizer, schedule=schedule)
 

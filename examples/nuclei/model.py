@@ -106,8 +106,8 @@ def _block(fan_in: int, fan_out: int, stride: int = 1) -> nn.Sequential:
 def rows(*domains: str) -> Iterator[dict[str, Any]]:
     """Yield the pictures of some kinds of microscopy, by default fluorescence, with their masks as PNG.
 
-    `NUCLEI_MOST` says how many of each kind to train on, at most, and a quarter of that how many to judge by; without it
-    all are.
+    `NUCLEI_MOST` says how many of each kind to train on, at most, and a quarter of that how many to judge by; without
+    it all are.
     """
     most = int(os.environ.get("NUCLEI_MOST") or sys.maxsize)
     for domain in domains or os.environ.get("NUCLEI_DOMAINS", "fluo_256").split(","):

@@ -18,7 +18,8 @@ __all__ = ["ControlLoop", "Part", "PartHealth"]
 
 _SLOW = 60.0
 """Seconds after which a turn that has not returned is told as a problem."""
-_LONGEST_WAIT = 60.0
+_SOON, _LONGEST_WAIT = 1.0, 60.0
+"""Seconds until a turn that failed is tried again, at first and after many."""
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -97,7 +98,8 @@ class ControlLoop:
             health.failures += 1
             health.in_a_row += 1
             health.error = str(error) or type(error).__name__
-            wait: float = min(every * 2.0 ** min(health.in_a_row - 1, 10), max(_LONGEST_WAIT, every))
+            # Soon, also where its turns are hours apart: what kept it from this one may be over in a moment.
+            wait: float = min(min(every, _SOON) * 2.0 ** min(health.in_a_row - 1, 10), _LONGEST_WAIT)
             self._log.warning(
                 "a part of the control plane failed",
                 action="part_failed",

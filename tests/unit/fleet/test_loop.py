@@ -6,21 +6,22 @@ from rung.domain.errors import NotReady
 from rung.fleet.loop import ControlLoop, Part
 
 
-def test_a_part_that_fails_is_tried_less_and_less_often_and_then_forgiven():
+@pytest.mark.parametrize("every", [1.0, 3600.0])
+def test_a_part_that_fails_is_tried_less_and_less_often_and_then_forgiven(every):
     failing = [True]
 
     def turn() -> None:
         if failing[0]:
             raise NotReady("the database is locked")
 
-    part = Part("schedules", turn, every=1.0)
+    part = Part("schedules", turn, every=every)
     loop = ControlLoop([part], 0.5)
 
     assert [loop.turn(part) for _ in range(9)] == [1, 2, 4, 8, 16, 32, 60, 60, 60]
     (health,) = loop.health()
     assert (health.failures, health.in_a_row, health.error) == (9, 9, "the database is locked")
     failing[0] = False
-    assert loop.turn(part) == 1.0
+    assert loop.turn(part) == every
     (health,) = loop.health()
     assert (health.turns, health.failures, health.in_a_row, health.error) == (1, 9, 0, "")
 

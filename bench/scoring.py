@@ -24,6 +24,7 @@ import msgspec
 import numpy as np
 import onnxruntime as ort
 import polars as pl
+from workloads import PICTURE_STEPS
 
 from rung.catalog import models
 from rung.domain.models import Step, Transforms
@@ -36,15 +37,6 @@ from rung.testing.models import segmentation
 from rung.transforms.pipeline import Pipeline
 
 COLUMNS = [f"c{number}" for number in range(10)]
-PICTURE_STEPS = Transforms(
-    (
-        Step("image.decode"),
-        Step("image.resize", {"height": 256, "width": 256}),
-        Step("image.normalize"),
-        Step("image.layout"),
-    ),
-    (Step("segmentation.mask", {"activation": "none"}),),
-)
 
 
 class Workload(msgspec.Struct):

@@ -20,10 +20,19 @@ from onnx import numpy_helper
 from rung.domain.models import Step, Transforms
 from rung.testing import models
 
-__all__ = ["BenchError", "Request", "Workload", "pictures", "prepare"]
+__all__ = ["PICTURE_STEPS", "BenchError", "Request", "Workload", "pictures", "prepare"]
 
 SHAPES = {"tiny": (1, 16), "seg": (1, 3, 128, 128)}
 BUILDERS = {"tiny": models.tiny, "seg": models.segmentation}
+PICTURE_STEPS = Transforms(
+    (
+        Step("image.decode"),
+        Step("image.resize", {"height": 256, "width": 256}),
+        Step("image.normalize"),
+        Step("image.layout"),
+    ),
+    (Step("segmentation.mask", {"activation": "none"}),),
+)
 BODIES = ("raw", "json", "binary")
 BYTES = "application/octet-stream"
 
@@ -107,12 +116,6 @@ def pictures(folder: Path) -> Workload:
     """A U-Net over PNGs of 256 x 256 pixels and some 65 kB, as slides have them; the answer is a mask."""
     from PIL import Image
 
-    steps = (
-        Step("image.decode"),
-        Step("image.resize", {"height": 256, "width": 256}),
-        Step("image.normalize"),
-        Step("image.layout"),
-    )
     rows, columns = np.mgrid[:256, :256]
     grain = np.random.default_rng(2).integers(0, 22, (256, 256))
     cells = 80 + 80 * np.sin(rows / 9) * np.sin(columns / 11) + grain
@@ -123,10 +126,7 @@ def pictures(folder: Path) -> Workload:
         models.segmentation(folder / "unet.onnx", 256, 16),
         {"png": Request("/predict/unet", {"content-type": "image/png", "accept": "image/png"}, held.getvalue())},
         np.empty(0),
-        {
-            "task": "segmentation",
-            "transforms": Transforms(steps, (Step("segmentation.mask", {"activation": "none"}),)),
-        },
+        {"task": "segmentation", "transforms": PICTURE_STEPS},
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 from sqlalchemy import Connection, Row, Select, Text, delete, func, insert, literal, select, update
 
-from rung.domain.errors import Conflict, NotFound, NotReady, Overloaded, StorageFull
+from rung.domain.errors import Conflict, NotFound, NotReady, StorageFull
 from rung.domain.inference import (
     REPLAYED,
     InferenceRequest,
@@ -24,6 +24,7 @@ from rung.domain.inference import (
 from rung.domain.messages import Message
 from rung.jobs.chains import hold_keys
 from rung.offline.endings import finish, hold
+from rung.offline.quota import hold_to_quota, ids_from
 from rung.offline.rows import (
     ANSWERED,
     answer_of,
@@ -47,7 +48,6 @@ _LOST = 600.0
 _AT_ONCE = 50
 """Requests that one turn of the control loop sees to in one transaction."""
 _LARGEST_PAGE = 8 << 20
-_DAY = 86_400.0
 _JSON = "application/json"
 
 
@@ -89,7 +89,7 @@ class Requests:
         """
         new, now = new.checked(), self._clock()
         # In the order of their times, and nobody guesses one.
-        request = _since(now) + secrets.token_hex(6)
+        request = ids_from(now) + secrets.token_hex(6)
         digest = digest_of(new)
         queued = now if self._whole else 0.0
 
@@ -100,7 +100,7 @@ class Requests:
                 if known is not None:
                     raise _Known(known.id, known.digest)
             if new.quota:
-                _hold_to_quota(connection, new, now)
+                hold_to_quota(connection, new, now)
             connection.execute(insert(REQUESTS), row_of(new, request, digest, now, queued))
             connection.execute(insert(ITEMS), items_of(new, request))
 
@@ -359,24 +359,6 @@ def _all(query: Select[Any], connection: Connection) -> Sequence[Any]:
 def _forget(request: str, connection: Connection) -> None:
     connection.execute(delete(ITEMS).where(ITEMS.c.request == request))
     connection.execute(delete(REQUESTS).where(REQUESTS.c.id == request))
-
-
-def _since(time: float) -> str:
-    """What the ids of all requests from then on are not below."""
-    return f"{int(time * 1000):011x}"
-
-
-def _hold_to_quota(connection: Connection, new: NewRequest, now: float) -> None:
-    """Raises `Overloaded` where this request is more than its owner may ask for today."""
-    hold_keys(connection, [f"\3{new.owner}"])
-    today = (REQUESTS.c.id >= _since(now - now % _DAY), REQUESTS.c.owner == new.owner)
-    used = connection.execute(select(func.coalesce(func.sum(REQUESTS.c.total), 0)).where(*today)).scalar_one()
-    if used + len(new.items) > new.quota:
-        raise Overloaded(
-            f"{len(new.items):,} items are more than this key may ask for later today (UTC): it has a quota of "
-            f"{new.quota:,} and has used {used:,}",
-            retry_after=_DAY - now % _DAY,
-        )
 
 
 def _known(connection: Connection, new: NewRequest) -> Any:

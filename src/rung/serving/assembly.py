@@ -9,6 +9,7 @@ from rung.domain.models import AspiredVersion
 from rung.domain.records import ShadowRecord
 from rung.ports import LoadOptions, Served
 from rung.serving.batcher import Batcher
+from rung.serving.cache import Cached
 from rung.serving.coalesce import Coalescer
 from rung.serving.graphs import GraphPredictor
 from rung.serving.idle import Idle
@@ -85,6 +86,7 @@ class Assembly:
             servable.base = servable.coalescer
         if options.cache is not None:
             servable.base = options.cache(servable, servable.base)
+        servable.knows = isinstance(servable.base, Cached) or servable.coalescer is not None
         return self._composed(servable), lanes
 
     def _composed(self, servable: Servable) -> Servable:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rung.domain.errors import Cancelled, DeadlineExceeded, ModelError, NotReady, Overloaded
-from rung.domain.predictions import LOWEST, NEVER, Request, Response
+from rung.domain.predictions import LOWEST, NEVER, Payload, Request, Response
 from rung.domain.tensors import Tensors
 from rung.ports import Model
 from rung.serving.cost import CostModel
@@ -62,6 +62,8 @@ class Batcher:
         self.inline = model.inline and cost.inline
         self.inflight = 0
         """Handles on this version: requests that it has not answered yet."""
+        self.coming = 0
+        """Rows that were admitted and are not tensors yet; no request waits behind itself."""
         self.on_idle: Callable[[], None] | None = None
         """Called when `inflight` falls to zero."""
         self.lanes = 1 if self.inline else lanes.count
@@ -90,8 +92,7 @@ class Batcher:
         """
         if request.priority == LOWEST:
             return self._lowest(request)
-        if not self.inline:
-            self._admit(request)
+        self._admit(request.priority, request.deadline, request.arrived)
         if self._idle.active:
             self._idle.came(monotonic())
         if self._batched and request.rows > self.cost.cap:
@@ -126,23 +127,9 @@ class Batcher:
             return tuple(array.shape[1:] for array in request.inputs.values())
         return None
 
-    def admit_lowest(self) -> None:
-        """Let a request of the lowest priority in while nobody else asks, and not too many.
-
-        Nobody counts those that are turned away: they are no sign that more replicas are needed.
-
-        Raises:
-            Overloaded: others ask, or enough of them are here.
-        """
-        idle, now = self._idle, monotonic()
-        idle.open(now)
-        wait = idle.wait(now)
-        if wait or idle.held >= max(4 * self.cost.cap * self.lanes, 16):
-            raise Overloaded(f"{self.name} is asked by others, who come first", retry_after=max(wait, _SOON))
-
     async def _lowest(self, request: Request) -> Response:
         """Answer while nobody else asks."""
-        self.admit_lowest()
+        self._admit_lowest()
         idle, here = self._idle, int(self.inline)
         idle.held += 1
         # What is computed on the loop is in the way of others from here on.
@@ -191,26 +178,52 @@ class Batcher:
 
     # --- admission --------------------------------------------------------------------------
 
+    def admit(self, payload: Payload) -> None:
+        """Refuse what would be refused once it is tensors, before anybody works on making it so.
+
+        Raises:
+            Overloaded: as for a request.
+        """
+        if payload.priority == LOWEST:
+            self._admit_lowest()
+        else:
+            self._admit(payload.priority, payload.deadline, payload.arrived)
+
     def wait(self, priority: int = 0) -> float:
         """Seconds until a request that came in now would start."""
         if self.inline or (self._free and not self._queue.rows):
             return 0.0
-        busy = self._lanes.count - self._free
-        return (self._queue.rows_before(priority) + busy) * self.cost.row() / self._lanes.count
+        before = self._queue.rows_before(priority) + self.coming + self._lanes.count - self._free
+        return before * self.cost.row() / self._lanes.count
 
-    def _admit(self, request: Request) -> None:
-        if self._free:
+    def _admit(self, priority: int, deadline: float, arrived: float) -> None:
+        if self.inline or self._free:
             return
-        wait = self.wait(request.priority)
-        left = request.deadline - monotonic()
+        wait = self.wait(priority)
+        left = deadline - monotonic()
         if wait > self._max_wait or wait + self.cost.estimate(1) > left:
             allowed = min(left, self._max_wait)
             error = Overloaded(
                 f"{self.name} would start this in {wait * 1e3:.0f} ms, and it has {max(allowed, 0.0) * 1e3:.0f} ms",
                 retry_after=max(wait - allowed / 2, self.cost.row()),
             )
-            self.recorder.failed(error, monotonic() - request.arrived)
-            raise error
+            self.recorder.failed(error, monotonic() - arrived)
+            try:
+                raise error
+            finally:
+                # Its traceback holds this frame: a cycle, which would keep the request's body until the collector came.
+                del error
+
+    def _admit_lowest(self) -> None:
+        """Let a request of the lowest priority in while nobody else asks, and not too many.
+
+        Nobody counts those that are turned away: they are no sign that more replicas are needed.
+        """
+        idle, now = self._idle, monotonic()
+        idle.open(now)
+        wait = idle.wait(now)
+        if wait or idle.held >= max(4 * self.cost.cap * self.lanes, 16):
+            raise Overloaded(f"{self.name} is asked by others, who come first", retry_after=max(wait, _SOON))
 
     def _expire(self, ticket: Ticket) -> None:
         if not ticket.settled:

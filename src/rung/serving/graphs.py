@@ -13,7 +13,7 @@ import numpy as np
 from rung.domain.errors import InvalidInput, RungError
 from rung.domain.graphs import given, taken, waves
 from rung.domain.models import Graph, Node
-from rung.domain.predictions import Request, Response
+from rung.domain.predictions import Payload, Request, Response
 from rung.domain.tensors import Array, Tensors
 from rung.ports import Served
 from rung.serving.cost import CostModel
@@ -39,6 +39,7 @@ class GraphPredictor:
         """Of the graph itself, which computes nothing."""
         self.lanes = 1
         self.inflight = 0
+        self.coming = 0
         self.on_idle: Callable[[], None] | None = None
         self._find = find
 
@@ -73,8 +74,8 @@ class GraphPredictor:
         if not self.inflight and self.on_idle is not None:
             self.on_idle()
 
-    def admit_lowest(self) -> None:
-        """Let everything in: the models turn away what comes while others ask."""
+    def admit(self, payload: Payload) -> None:
+        """Let everything in: the models turn away what would wait for too long."""
 
     def wait(self, priority: int = 0) -> float:
         """Seconds until a request would start: a graph itself has no queue."""

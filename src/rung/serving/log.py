@@ -167,9 +167,7 @@ class Logged:
 
     async def _answer(self, request: Request, call: Call) -> Response:
         now = time()
-        arm = self.arms.get(call.arm)
-        if arm is None or arm.epoch != call.epoch:
-            arm = self._arm(call.arm, call.epoch)
+        arm = self._arm(call)
         call.prediction_id = identity = arm.mint(now)
         try:
             response = await self._inner(request)
@@ -204,8 +202,15 @@ class Logged:
             arm.fold()
         return response
 
+    def refused(self, request: Request, error: Exception) -> None:
+        """Give an id and a record to what was turned away before it became tensors."""
+        if (call := request.call) is not None:
+            now, arm = time(), self._arm(call)
+            call.prediction_id = arm.mint(now)
+            self._failed(request, call, arm, call.prediction_id, now, error)
+
     def _append(self, record: PredictionRecord, request: Request, call: Call, size: int) -> None:
-        if self._inputs:
+        if self._inputs and request.inputs:
             record.inputs = inputs = request.inputs
             for array in inputs.values():
                 size += array.nbytes
@@ -240,7 +245,9 @@ class Logged:
             return random() < self._sample  # noqa: S311 - a sample, not a secret
         return bucket(f"log:{self.name}", unit) < self._sample * BUCKETS
 
-    def _arm(self, name: str, epoch: int) -> ArmRecorder:
-        arm = self.arms.setdefault(name, ArmRecorder())
-        arm.mint, arm.epoch = self._log.keyring.mint(self.name, self.version, name, epoch), epoch
+    def _arm(self, call: Call) -> ArmRecorder:
+        arm = self.arms.get(call.arm)
+        if arm is None or arm.epoch != call.epoch:
+            arm = self.arms.setdefault(call.arm, ArmRecorder())
+            arm.mint, arm.epoch = self._log.keyring.mint(self.name, self.version, call.arm, call.epoch), call.epoch
         return arm

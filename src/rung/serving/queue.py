@@ -13,7 +13,7 @@ __all__ = ["RequestQueue", "urgency"]
 class RequestQueue:
     """Tickets in order of service. `take` gives a group of equal keys, oldest of the most urgent first.
 
-    A dropped ticket stays where it is and is left out when its turn comes.
+    A dropped ticket stays where it is, unless it is the first of its group, and is left out when its turn comes.
     """
 
     def __init__(self) -> None:
@@ -85,11 +85,19 @@ class RequestQueue:
 
     def drop(self, ticket: Ticket) -> None:
         """A ticket that still waits is not wanted any more."""
-        if ticket.queued:
-            ticket.queued = False
-            self._count -= 1
-            self.rows -= ticket.request.rows
-            self._level_rows[urgency(ticket.request.priority)] -= ticket.request.rows
+        if not ticket.queued:
+            return
+        level = urgency(ticket.request.priority)
+        ticket.queued = False
+        self._count -= 1
+        self.rows -= ticket.request.rows
+        self._level_rows[level] -= ticket.request.rows
+        # A group is as old as its first: that must be one who waits.
+        group = self._groups[level, ticket.key]
+        while group and not group[0][1].queued:
+            group.popleft()
+        if not group:
+            del self._groups[level, ticket.key]
 
     def rows_before(self, priority: int) -> int:
         """Rows that would be served before a new request of this priority."""

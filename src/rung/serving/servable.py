@@ -4,17 +4,19 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+from rung.domain.errors import Overloaded
 from rung.domain.models import Manifest
 from rung.domain.predictions import LOWEST, Answer, Payload, Request, Response
+from rung.domain.tensors import Tensors
 from rung.ports import Model, Predictor
 from rung.serving.batcher import Batcher
 from rung.serving.coalesce import Coalescer
 from rung.serving.graphs import GraphPredictor
 from rung.transforms.pipeline import Pipeline
 
-__all__ = ["Copies", "Servable", "Wrap"]
+__all__ = ["Copies", "Servable", "Witness", "Wrap"]
 
 Wrap = Callable[["Servable", Predictor], Predictor]
 """Puts something round what answers for a version."""
@@ -28,6 +30,15 @@ class Copies(Protocol):
         ...
 
 
+@runtime_checkable
+class Witness(Protocol):
+    """A `Predictor` that keeps account of what was refused before it was asked, too."""
+
+    def refused(self, request: Request, error: Exception) -> None:
+        """Take note of a request that never became tensors: its inputs are empty."""
+        ...
+
+
 class Servable:
     """`ports.Served`: a model with its batcher and its bundle's transforms."""
 
@@ -37,6 +48,7 @@ class Servable:
         "batcher",
         "coalescer",
         "digest",
+        "knows",
         "log",
         "manifest",
         "model",
@@ -64,6 +76,8 @@ class Servable:
         self.coalescer: Coalescer | None = None
         self.base: Predictor = batcher.__call__
         """What computes: the batcher, or what was put round it for good."""
+        self.knows = False
+        """Whether an answer may be had without computing: it is kept, or another's is on its way."""
         self.log: Wrap | None = None
         """What is put round everything else, where answers are logged."""
         self.predict: Predictor = self.base
@@ -81,34 +95,29 @@ class Servable:
         Raises:
             NotAcceptable: the task cannot give any of the accepted media types.
             InvalidInput: the payload does not fit the transforms or the model.
+            Overloaded: its turn would come too late, which is known before the transforms run.
         """
-        pipeline = self.pipeline
+        pipeline, batcher = self.pipeline, self.batcher
         # Before any work: nobody should wait for an answer that cannot be given.
-        items = len(payload.value) if payload.kind == "image" and isinstance(payload.value, list) else 1
-        media = pipeline.negotiate(accept, items)
-        if payload.priority == LOWEST:
-            # Nor should others wait for the transforms of what can wait.
-            self.batcher.admit_lowest()
+        items = len(payload.value) if isinstance(payload.value, list) else 1
+        media = pipeline.negotiate(accept, items if payload.kind == "image" else 1)
+        if not pipeline.cheap:
+            self._admit(payload, items)
         # The handle covers the transforms too: this version must not go between them and the model.
-        self.batcher.inflight += 1
+        batcher.inflight += 1
         try:
             began = monotonic()
-            prepared = await self._run(pipeline.prepare, payload)
+            batcher.coming += items
+            try:
+                prepared = await self._run(pipeline.prepare, payload)
+            finally:
+                batcher.coming -= items
             ready = monotonic()
-            response: Response = await self.predict(
-                Request(
-                    prepared.inputs,
-                    prepared.rows,
-                    deadline=payload.deadline,
-                    priority=payload.priority,
-                    arrived=payload.arrived,
-                    call=payload.call,
-                )
-            )
+            response: Response = await self.predict(_request(payload, prepared.inputs, prepared.rows))
             answered = monotonic()
             media, body = await self._run(_finish, pipeline, response, prepared, media)
         finally:
-            self.batcher.release()
+            batcher.release()
         return Answer(
             media,
             body,
@@ -121,10 +130,25 @@ class Servable:
             steps=response.steps,
         )
 
+    def _admit(self, payload: Payload, rows: int) -> None:
+        """Refuse before the transforms, which cost more than that, what would be refused after them."""
+        if self.knows and payload.priority != LOWEST:
+            return
+        try:
+            self.batcher.admit(payload)
+        except Overloaded as error:
+            if isinstance(self.predict, Witness):
+                self.predict.refused(_request(payload, {}, rows), error)
+            raise
+
     async def _run(self, call: Any, *arguments: Any) -> Any:
         if self.pipeline.cheap:
             return call(*arguments)
         return await asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
+
+
+def _request(payload: Payload, inputs: Tensors, rows: int) -> Request:
+    return Request(inputs, rows, (), payload.deadline, payload.priority, payload.arrived, payload.call)
 
 
 def _finish(pipeline: Pipeline, response: Response, prepared: Any, media: str) -> tuple[str, bytes]:

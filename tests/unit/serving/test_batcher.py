@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rung.domain.errors import DeadlineExceeded, ModelError, NotReady, Overloaded
-from rung.domain.predictions import LOWEST, NEVER, Request
+from rung.domain.predictions import LOWEST, NEVER, Payload, Request
 from rung.serving.batcher import Batcher
 from rung.serving.cost import CostModel
 from rung.serving.lanes import Lanes
@@ -207,6 +207,23 @@ async def test_more_than_can_be_answered_in_time_is_turned_away_with_a_time_to_r
         model.gate.set()
         await asyncio.gather(*waiting)
         assert batcher.wait() == 0.0
+
+
+@pytest.mark.asyncio
+async def test_what_is_on_its_way_to_be_tensors_is_waited_for_too():
+    model = ScriptedModel()
+    model.gate = threading.Event()
+    async with House(model, costs(1.0, flat=False), max_wait=2.5) as batcher:
+        busy = asyncio.ensure_future(batcher(request(0)))
+        await entered(model)
+        batcher.admit(Payload("image", b"", arrived=monotonic()))
+        batcher.coming += 2
+        with pytest.raises(Overloaded, match="would start this in 3000 ms"):
+            batcher.admit(Payload("image", b"", arrived=monotonic()))
+        batcher.coming -= 2
+        assert batcher.recorder.statistics.failures == {"Overloaded": 1}
+        model.gate.set()
+        await busy
 
 
 @pytest.mark.asyncio

@@ -5,7 +5,7 @@ from time import monotonic, time
 import numpy as np
 import pytest
 
-from rung.domain.errors import Cancelled, InvalidInput, ModelError, NotFound
+from rung.domain.errors import Cancelled, InvalidInput, ModelError, NotFound, Overloaded
 from rung.domain.identity import parse
 from rung.domain.models import Manifest
 from rung.domain.predictions import Call, Request, Response
@@ -131,6 +131,21 @@ def test_an_error_is_a_record_too(log, tmp_path, error, name, blame):
     (record,) = predictions(log, tmp_path)
     assert (record.id, record.error, record.blame) == (one.call.prediction_id, name, blame)
     assert logged.arms["stable"].errors == {(name, blame): 1}
+
+
+@pytest.mark.parametrize("inputs", ["off", "digest", "tensors"])
+def test_what_was_refused_before_it_became_tensors_is_a_record_too(tmp_path, inputs):
+    log = PredictionLog(tmp_path, KEY, replica="r0", default=LogPolicy(inputs=inputs))
+    log.open()
+    logged = Logged(Doubler(), log, MANIFEST, "")
+    one = request()
+    one.inputs = {}
+    logged.refused(one, Overloaded("later", retry_after=1.0))
+    (record,) = predictions(log, tmp_path)
+    log.close()
+    assert (record.id, record.error, record.blame) == (one.call.prediction_id, "Overloaded", "server")
+    assert (record.inputs, record.input_digest, record.body) == (None, b"", None)
+    assert logged.arms["stable"].errors == {("Overloaded", "server"): 1}
 
 
 def test_a_caller_who_leaves_is_logged_and_the_ticket_given_up(log, tmp_path):

@@ -36,6 +36,15 @@ def test_a_request_larger_than_the_room_goes_alone():
     assert queue.take(4) == [small]
 
 
+def test_one_who_left_lends_his_age_to_nobody():
+    queue = RequestQueue()
+    gone, first, second = ticket(key=0), ticket(key=1), ticket(key=0)
+    for one in (gone, first, second):
+        queue.push(one)
+    queue.drop(gone)
+    assert [queue.take(1), queue.take(1), queue.take(1)] == [[first], [second], []]
+
+
 @given(
     st.lists(
         st.one_of(

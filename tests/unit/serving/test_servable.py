@@ -1,13 +1,14 @@
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 
 import numpy as np
 import pytest
 
-from rung.domain.errors import InvalidInput, NotAcceptable
+from rung.domain.errors import InvalidInput, NotAcceptable, Overloaded
 from rung.domain.models import Manifest, Step, Transforms
-from rung.domain.predictions import Payload
+from rung.domain.predictions import LOWEST, Call, Payload
 from rung.serving.batcher import Batcher
 from rung.serving.cost import CostModel
 from rung.serving.lanes import Lanes
@@ -86,6 +87,64 @@ async def test_the_handle_covers_the_transforms_which_run_off_the_loop(make, mon
         await asked
     assert threads[0].startswith("transforms")
     assert idle == [True]
+
+
+@pytest.fixture
+def busy(make, monkeypatch):
+    """`Servable` of pictures whose lane is taken for longer than anybody may wait, and what it was asked to prepare."""
+    servable = make(Transforms(input=(Step("image.decode"), Step("image.layout", {"order": "HWC"}))))
+    servable.batcher.inline = False
+    servable.batcher._free = 0
+    servable.batcher.coming = 100
+    servable.batcher._max_wait = 0.0
+    prepared = []
+
+    def prepare(payload):
+        prepared.append(payload)
+        raise InvalidInput("not a picture")
+
+    monkeypatch.setattr(servable.pipeline, "prepare", prepare)
+    return servable, prepared
+
+
+async def test_what_would_come_too_late_is_refused_before_the_transforms_and_counted_once(busy):
+    servable, prepared = busy
+    with pytest.raises(Overloaded):
+        await servable.respond(Payload("image", b"", arrived=monotonic()), JSON)
+    assert prepared == []
+    assert servable.batcher.recorder.statistics.failures == {"Overloaded": 1}
+    assert (servable.batcher.inflight, servable.batcher.coming) == (0, 100)
+
+
+async def test_who_keeps_account_is_told_of_a_refusal(busy):
+    servable, _ = busy
+    told = []
+
+    class Log:
+        def __call__(self, request):
+            raise AssertionError("it was refused before")
+
+        def refused(self, request, error):
+            told.append((request.rows, request.inputs, request.call, type(error)))
+
+    servable.log = lambda one, inner: Log()
+    servable.compose()
+    call = Call(arrived=monotonic())
+    with pytest.raises(Overloaded):
+        await servable.respond(Payload("image", [b"", b""], call=call, arrived=call.arrived), JSON)
+    assert told == [(2, {}, call, Overloaded)]
+
+
+async def test_where_an_answer_may_be_known_the_transforms_run_first(busy):
+    servable, prepared = busy
+    servable.knows = True
+    with pytest.raises(InvalidInput):
+        await servable.respond(Payload("image", b"", arrived=monotonic()), JSON)
+    assert len(prepared) == 1
+    assert servable.batcher.coming == 100
+    with pytest.raises(Overloaded, match="come first"):
+        await servable.respond(Payload("image", b"", priority=LOWEST, arrived=monotonic()), JSON)
+    assert len(prepared) == 1, "nobody waits for the transforms of what can wait"
 
 
 async def test_tensors_pass_as_they_are(make):

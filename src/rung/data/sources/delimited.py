@@ -94,10 +94,12 @@ def _open(address: Address, usual: str) -> Files:
     columns = [name for name in address.options.get("columns", "").split(",") if name]
     quote = address.options.get("quote", '"')
 
+    numeric: set[str] = set()
+
     def read(path: Path) -> Iterator[Piece]:
         def slow(lines: Any, names: list[str] | None, before: int) -> Iterator[Piece]:
             return read_rows(lines, str(path), separator, names, quote, before)
 
-        yield from read_plain(path, separator, columns, quote, slow, _ROWS)
+        yield from read_plain(path, separator, columns, quote, slow, _ROWS, numeric)
 
-    return Files(address, read)
+    return Files(address, read, numeric)

@@ -15,8 +15,13 @@ class Files:
 
     incremental = False
 
-    def __init__(self, address: Address, read_one: Callable[[Path], Iterator[Piece]]) -> None:
+    def __init__(
+        self, address: Address, read_one: Callable[[Path], Iterator[Piece]], numeric: set[str] | None = None
+    ) -> None:
         self._address, self._read_one = address, read_one
+        self.numeric = set() if numeric is None else numeric
+        """Columns of text that may come as FP64 where all their values in a piece are numbers; whoever knows adds them,
+        and what reads one file may look there."""
 
     def read(self, cursor: str) -> Iterator[Piece]:
         """Every file, in the order of names."""

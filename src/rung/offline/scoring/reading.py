@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from rung.data.sources import Address, open_source, without_password
+from rung.data.sources.files import Files
 from rung.domain.datasets import Piece, Quarantined
 from rung.domain.errors import ConfigurationError, InvalidData
 from rung.offline.scoring.journal import Commit
@@ -157,6 +158,8 @@ class Reader:
             raise InvalidData(f"{self._where} has a column {ROW!r}, which is what the result calls its own: rename it")
         others = (*order.key, *order.group, *order.ignore)
         self._chosen = choose(self._wanted, table, order.features, others, self._what)
+        if isinstance(self._source, Files):
+            self._source.numeric.update(name for name, how in self._chosen.readings.items() if how == "number")
 
     def _meets(self, rows: "pl.DataFrame") -> "pl.Series | None":
         import polars as pl

@@ -14,6 +14,7 @@ from rung.data.sources.delimited import read_rows
 from rung.data.sources.plain import read_plain
 from rung.domain.datasets import Piece
 from rung.domain.errors import InvalidData
+from rung.offline.scoring.wanted import Chosen, typed
 
 CELL = st.one_of(
     st.sampled_from(["", "1", "-2.5", "007", " x ", "ä€", "a b", "\u2028", "\x0b", "\0", "\r", "'"]),
@@ -88,3 +89,49 @@ def test_a_header_that_will_not_do_is_refused(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(InvalidData, match=said):
             both(path, '"')
+
+
+FORMS = st.one_of(
+    st.floats().map(repr),
+    st.integers(-(2**70), 2**70).map(str),
+    st.text("0123456789+-.eE_xXinfaNy \t\x0b", max_size=6),
+    st.sampled_from(
+        ["inf", "-Infinity", "NaN", "1e999", "1_0", "0x1", "+.5", "5.", "1f", "1d", "\u22121", "\u2007 1", " 1 "]
+    ),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(rows=st.lists(st.tuples(FORMS, FORMS), max_size=6))
+def test_read_as_numbers_at_once_they_are_those_that_their_text_gives(rows: list[tuple[str, str]]) -> None:
+    chosen = Chosen(("a", "b"), {"a": "number", "b": "number"})
+
+    def read(path: Path, numeric: set[str]) -> tuple[Any, list[str]]:
+        def slow(lines: Any, names: list[str] | None, before: int) -> Any:
+            return read_rows(lines, str(path), ",", names, '"', before)
+
+        frames, reasons = [pl.DataFrame(schema={"a": pl.Float64, "b": pl.Float64})], []
+        for piece in read_plain(path, ",", None, '"', slow, 3, numeric):
+            frame, good, refused = typed(piece.frame, chosen, str(path), piece.numbers)
+            frames.append(frame.filter(good))
+            reasons += [(one.row, one.reason) for one in refused]
+        return pl.concat(frames), reasons
+
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place, "rows.csv")
+        path.write_text("a,b\n" + "".join(f"{a},{b}\n" for a, b in rows))
+        (slow, refused), (fast, also) = read(path, set()), read(path, {"a", "b"})
+        assert fast.equals(slow)
+        assert also == refused
+
+
+def test_numbers_come_as_such_and_where_one_is_none_all_of_the_piece_as_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plain, "_BYTES", 8)
+    path = tmp_path / "rows.csv"
+    path.write_text("a,b\n1,2\n3,4\n5,x\n7,8\n")
+    pieces = list(read_plain(path, ",", None, '"', lambda lines, names, before: iter(()), 10, {"b", "c"}))
+    assert [piece.frame.dtypes[1] for piece in pieces] == [pl.Float64, pl.String]
+    assert [piece.frame.dtypes[0] for piece in pieces] == [pl.String, pl.String]
+    assert [piece.loose for piece in pieces] == [["a"], ["a", "b"]]

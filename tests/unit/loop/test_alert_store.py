@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
+from sqlalchemy import Connection, text
 
 from rung.domain.alerts import Observation
 from rung.domain.errors import NotFound
@@ -17,15 +18,39 @@ from rung.loop.alert_rules import RULES
 from rung.loop.alert_store import KIND, AlertStore, GroupedError
 from rung.store.database import Database, open_database
 from rung.testing.jobs import Clock
+from rung.testing.postgres import serve_postgres
 
 FULL = Observation("disk_free_share", 0.01, {"place": "/data"})
 ROOM = Observation("disk_free_share", 0.5, {"place": "/data"})
 CHANNELS = ("webhook", "smtp")
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with serve_postgres() as url:
+        yield url
+
+
+def empty(connection: Connection) -> None:
+    connection.execute(text("DROP SCHEMA public CASCADE"))
+    connection.execute(text("CREATE SCHEMA public"))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Of an empty database."""
+    if request.param == "sqlite":
+        yield f"sqlite:{tmp_path / 'rung.db'}"
+        return
+    place = request.getfixturevalue("server")
+    with open_database(place) as database:
+        database.write(empty)
+    yield place
+
+
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    with open_database(f"sqlite:{tmp_path / 'rung.db'}") as opened:
+def database(url: str) -> Iterator[Database]:
+    with open_database(url) as opened:
         yield opened
 
 
@@ -60,8 +85,7 @@ def test_fires_and_resolves_once_and_each_channel_gets_a_job(jobs: JobStore, clo
     assert store.list_alerts(recent=False) == []
 
 
-def test_two_control_planes_at_once_notify_once(tmp_path: Path, clock: Clock) -> None:
-    url = f"sqlite:{tmp_path / 'rung.db'}"
+def test_two_control_planes_at_once_notify_once(url: str, clock: Clock) -> None:
     with open_database(url) as first, open_database(url) as second:
         stores = [AlertStore(JobStore(database, clock)) for database in (first, second)]
         stores[0].turn(RULES, [FULL], CHANNELS)
@@ -95,8 +119,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("where", ["between", "after"])
-def test_a_kill_neither_loses_nor_repeats_a_notification(tmp_path: Path, where: str) -> None:
-    url = f"sqlite:{tmp_path / 'rung.db'}"
+def test_a_kill_neither_loses_nor_repeats_a_notification(url: str, where: str) -> None:
     with open_database(url) as database:
         jobs = JobStore(database, lambda: 1.8e9 + 5)
         dying = subprocess.run([sys.executable, "-c", DYING, url, where], env=os.environ, check=False, timeout=60)

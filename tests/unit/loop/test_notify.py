@@ -1,12 +1,15 @@
+import base64
 import hashlib
 import hmac
 import socket
 import socketserver
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from email import message_from_string, policy
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -149,16 +152,81 @@ def test_it_goes_to_the_address_that_was_checked(hook: Any, monkeypatch: pytest.
     assert seen[0][0]["host"] == f"hook.example:{port}"
 
 
+CERTIFICATES = Path(__file__).parents[2] / "certificates"
+
+
+@pytest.fixture
+def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine trusts `first.pem`, and nobody else."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATES / "first.pem"))
+
+
+def greeting(name: str) -> ssl.SSLContext:
+    """How a server shows a certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATES / name)
+    return context
+
+
+@contextmanager
+def secure_hook(certificate: str) -> Iterator[tuple[str, list[tuple[dict[str, str], bytes]]]]:
+    kind = type("OwnHook", (Hook,), {"seen": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
+    # The handshake belongs to a connection's own thread: one that fails must not end the loop that accepts.
+    server.socket = greeting(certificate).wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    with running(server) as port:
+        yield f"https://localhost:{port}", kind.seen  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_webhook_is_told_in_secret() -> None:
+    with secure_hook("first.pem") as (url, seen):
+        section = AlertsSection(webhook=f"{url}/200", allow_private=True)
+        assert notify.send(section, arguments("webhook"), "d1") == {"channel": "webhook", "status": 200}
+    assert seen[0][0]["host"] == url.removeprefix("https://")
+
+
+@pytest.mark.usefixtures("trusted")
+@pytest.mark.parametrize("certificate", ["second.pem", "expired.pem"])
+def test_nobody_with_another_certificate_is_told(certificate: str) -> None:
+    with secure_hook(certificate) as (url, seen):
+        with pytest.raises(NotReady, match="certificate"):
+            notify.send(AlertsSection(webhook=f"{url}/200", allow_private=True), arguments("webhook"), "d1")
+        assert seen == []
+
+
 class Mail(socketserver.StreamRequestHandler):
     """As much SMTP as it takes to be sent a message."""
 
     seen: list[str]
     refuses = False
+    certificate = ""
+    """Shown after STARTTLS; empty: none is offered."""
+    said: list[str]
+    """What was said after it."""
 
     def handle(self) -> None:
         self.say("220 here")
+        secret = False
         while line := self.rfile.readline().decode().strip():
             verb = line.upper().split(" ")[0].split(":")[0]
+            if secret:
+                self.said.append(line)
+            if verb == "EHLO" and self.certificate:
+                self.say("250-here\r\n250 AUTH PLAIN" if secret else "250-here\r\n250 STARTTLS")
+                continue
+            if verb == "STARTTLS":
+                self.say("220 go on")
+                try:
+                    self.request = greeting(self.certificate).wrap_socket(self.request, server_side=True)
+                except ssl.SSLError:
+                    return
+                self.setup()
+                secret = True
+                continue
+            if verb == "AUTH":
+                self.say("235 welcome")
+                continue
             if verb == "DATA":
                 self.say("354 go on")
                 text = b""
@@ -170,12 +238,17 @@ class Mail(socketserver.StreamRequestHandler):
                 return
             self.say("451 not now" if verb == "MAIL" and self.refuses else "250 fine")
 
+    def finish(self) -> None:
+        super().finish()
+        self.request.close()  # what took the place of the socket that the server knows
+
     def say(self, text: str) -> None:
         self.wfile.write(text.encode() + b"\r\n")
 
 
-def mail(*, refuses: bool = False) -> Any:
-    return type("OwnMail", (Mail,), {"seen": [], "refuses": refuses})
+def mail(*, refuses: bool = False, certificate: str = "") -> Any:
+    kind = {"seen": [], "said": [], "refuses": refuses, "certificate": certificate}
+    return type("OwnMail", (Mail,), kind)
 
 
 def test_a_mail_says_what_happened_and_what_to_do() -> None:
@@ -203,6 +276,28 @@ def test_a_password_is_not_sent_in_the_open() -> None:
         with pytest.raises(ConfigurationError, match="STARTTLS") as raised:
             notify.send(section, arguments("smtp"), "d1")
     assert "secret" not in str(raised.value)
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_password_is_sent_in_secret() -> None:
+    kind = mail(certificate="first.pem")
+    with running(socketserver.ThreadingTCPServer(("127.0.0.1", 0), kind)) as port:
+        section = AlertsSection(smtp=f"smtp://ann:p%40ss@127.0.0.1:{port}?to=a@example.com")
+        notify.send(section, arguments("smtp"), "d1")
+    [login] = [line for line in kind.said if line.startswith("AUTH")]
+    assert base64.b64decode(login.split(" ")[2]) == b"\0ann\0p@ss"
+    assert len(kind.seen) == 1
+
+
+@pytest.mark.usefixtures("trusted")
+def test_no_mail_server_with_another_certificate_is_told() -> None:
+    kind = mail(certificate="second.pem")
+    with running(socketserver.ThreadingTCPServer(("127.0.0.1", 0), kind)) as port:
+        section = AlertsSection(smtp=f"smtp://ann:secret@127.0.0.1:{port}?to=a@example.com")
+        with pytest.raises(NotReady, match="certificate") as raised:
+            notify.send(section, arguments("smtp"), "d1")
+    assert "secret" not in str(raised.value)
+    assert (kind.said, kind.seen) == ([], [])
 
 
 @pytest.mark.parametrize(

@@ -252,10 +252,10 @@ def it_turns(story: Story, users: Users) -> None:
                     told.add(step)
                     story.say(f"{step}: [bold]{decision['outcome']}[/], {decision['why']}", _MARKS.get(step, ""))
                     users.pause = SLOW if step in ("extract", "validate") else story.pause
-                    if step == "gate":
-                        train_wrong(story)
                     if decision["outcome"] != "pass":
                         raise ServiceError(f"the retraining ended at {step}: {decision['why']}")
+                    if step == "gate":
+                        train_wrong(story)
         release = story.last_move()
         stage = f"epoch {release['epoch']}"
         if release["move"]["kind"] in ("advance", "promote") and stage not in told:

@@ -8,8 +8,8 @@ from rung.api.answers import answer, described
 from rung.api.roles import needs
 from rung.api.services import Needed
 from rung.catalog import models as catalog
+from rung.catalog.bundles import absent
 from rung.catalog.models import Entry
-from rung.domain.errors import NotFound
 from rung.domain.models import Manifest
 from rung.domain.names import check_name
 
@@ -39,7 +39,7 @@ def get_model(model: ModelName, services: Needed) -> Response:
     check_name(model)
     found = [entry for entry in catalog.list_models(services.repository) if entry.name == model]
     if not found:
-        raise NotFound(f"there is no model {model}")
+        raise absent(services.repository, model)
     return answer(found)
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "FORMAT",
     "MANIFEST",
     "VersionFolder",
+    "absent",
     "decode_manifest",
     "digest_of",
     "encode_manifest",
@@ -42,6 +43,7 @@ __all__ = [
 MANIFEST = "manifest.json"
 FORMAT = 1
 _RESERVED = ".reserved"
+_SHOWN = 10
 _ENCODER = msgspec.json.Encoder(order="sorted")
 _DECODER = msgspec.json.Decoder(Manifest)
 
@@ -141,6 +143,27 @@ def scan(store: BlobStore, name: str = "") -> dict[tuple[str, int], VersionFolde
     return dict(sorted(folders.items()))
 
 
+def absent(store: BlobStore, name: str, version: int = 0) -> NotFound:
+    """What to say where a model, or a version of one, is asked for that is not there: with those that are."""
+    from difflib import get_close_matches
+
+    there = [one for one in scan(store).values() if one.manifest is not None or one.foreign]
+    versions = [one.version for one in there if one.name == name]
+    if versions:
+        shown = ", ".join(map(str, versions[-_SHOWN:]))
+        return NotFound(
+            f"there is no version {version} of {name}; there is {'..., ' * (len(versions) > _SHOWN)}{shown}"
+        )
+    names = sorted({one.name for one in there})
+    if near := get_close_matches(name, names, 1, 0.5):
+        hint = f"did you mean {near[0]}?"
+    elif names:
+        hint = f"there is {', '.join([*names[:_SHOWN], *(['...'] if len(names) > _SHOWN else [])])}"
+    else:
+        hint = "none is registered yet: rung train or rung models register makes one"
+    return NotFound(f"there is no model {name}; {hint}")
+
+
 def publish(store: BlobStore, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Manifest:
     """Make a version of these files and return its manifest, with number, digests and time filled in.
 
@@ -234,7 +257,7 @@ def withdraw(store: BlobStore, name: str, version: int) -> None:
     """
     folder = scan(store, name).get((name, check_version(version)))
     if folder is None or (folder.manifest is None and not folder.files):
-        raise NotFound(f"there is no version {version} of {name}")
+        raise absent(store, name, version)
     if folder.foreign:
         raise Conflict(f"{name}/{version} has no {MANIFEST}: rung did not make it and does not remove it")
     # Without a reservation the folder, once its manifest is gone, would look like another server's.
@@ -261,7 +284,7 @@ def read_version(store: BlobStore, name: str, version: int) -> tuple[Manifest, s
     try:
         data = store.get(f"{where}/{MANIFEST}")
     except NotFound:
-        raise NotFound(f"there is no version {version} of {name}") from None
+        raise absent(store, name, version) from None
     manifest = decode_manifest(data, where)
     if (manifest.name, manifest.version) != (name, version):
         raise BundleError(

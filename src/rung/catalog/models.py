@@ -202,7 +202,7 @@ def _version_or_latest(store: BlobStore, name: str, version: int | None) -> int:
         return check_version(version)
     versions = _versions(store, name)
     if not versions:
-        raise NotFound(f"there is no model {name}")
+        raise bundles.absent(store, name)
     return versions[-1]
 
 

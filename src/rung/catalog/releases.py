@@ -61,7 +61,7 @@ def history(store: BlobStore, model: str) -> list[Release]:
     """
     chain = [link.release for link in ledger.links(store, model)]
     if not chain and not bundles.scan(store, model):
-        raise NotFound(f"there is no model {model}")
+        raise bundles.absent(store, model)
     return chain
 
 
@@ -358,7 +358,7 @@ def _is_there(store: BlobStore, model: str, version: int) -> bool:
 def _digest(store: BlobStore, model: str, version: int) -> str:
     folder = bundles.scan(store, check_name(model)).get((model, check_version(version)))
     if folder is None or (folder.manifest is None and not folder.foreign):
-        raise NotFound(f"there is no version {version} of {model}")
+        raise bundles.absent(store, model, version)
     if folder.manifest is None:
         return ""  # another server's folder: its files have no identity of their own
     return bundles.read_version(store, model, version)[1]

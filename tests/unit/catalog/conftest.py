@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -53,14 +54,17 @@ class ScaleRuntime:
 
 
 @pytest.fixture(autouse=True)
-def _scale_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+def _scale_runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     module = ModuleType("scale_runtime_for_tests")
     module.ScaleRuntime = ScaleRuntime  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(plugins, "RUNTIMES", plugins.RUNTIMES)
-    for name in list(plugins.RUNTIMES):
-        monkeypatch.delitem(plugins.RUNTIMES, name)
-    monkeypatch.setitem(plugins.RUNTIMES, "scale", f"{module.__name__}:ScaleRuntime")
+    # In their order, which says who is asked first: what `monkeypatch` deletes comes back the other way round.
+    runtimes = dict(plugins.RUNTIMES)
+    plugins.RUNTIMES.clear()
+    plugins.RUNTIMES["scale"] = f"{module.__name__}:ScaleRuntime"
+    yield
+    plugins.RUNTIMES.clear()
+    plugins.RUNTIMES.update(runtimes)
 
 
 @pytest.fixture

@@ -108,6 +108,19 @@ def test_rivals_for_one_number_cannot_both_win(store: DiskStore) -> None:
     assert store.get("scale/5/model.scale") == f"by {won.index(True)}".encode()
 
 
+def test_what_is_not_there_is_said_with_what_is(store: DiskStore) -> None:
+    for number in range(12):
+        for name in ("scale", f"other{number:02}"):
+            bundles.publish(store, msgspec.structs.replace(DRAFT, name=name), FILES)
+    for name, version, said in (
+        ("scale", 20, "there is no version 20 of scale; there is ..., 3, 4, 5, 6, 7, 8, 9, 10, 11, 12"),
+        ("other00", 2, "there is no version 2 of other00; there is 1"),
+        ("scael", 1, "there is no model scael; did you mean scale?"),
+        ("zzz", 0, "there is no model zzz; there is " + ", ".join(f"other{n:02}" for n in range(10)) + ", ..."),
+    ):
+        assert str(bundles.absent(store, name, version)) == said
+
+
 def test_nothing_is_visible_before_the_manifest(store: DiskStore) -> None:
     class Full(Exception):
         pass
@@ -124,7 +137,7 @@ def test_nothing_is_visible_before_the_manifest(store: DiskStore) -> None:
     assert folder.manifest is None
     assert not folder.foreign
     assert folder.files == {}, "what was uploaded is taken back"
-    with pytest.raises(NotFound, match="no version 1 of scale"):
+    with pytest.raises(NotFound, match="no model scale; none is registered yet"):
         bundles.read_manifest(store, "scale", 1)
     assert bundles.publish(store, DRAFT, FILES).version == 2
 

@@ -251,7 +251,7 @@ def test_the_ledger_says_what_answered_when(type_in, repository):
     ("typed", "says"),
     [
         (["release", "m", "9"], "there is no version 9 of m"),
-        (["release", "typo", "1"], "there is no model typo; there is m"),
+        (["release", "typo", "1"], "there is no model typo; there are m"),
         (["release", "m", "1", "--to", "150"], "must rise and be percentages from 0 to 100"),
         (["release", "m", "2", "--to", "nan"], "must rise and be percentages from 0 to 100"),
         (["release", "m", "2", "--to", "5", "--shadow"], "--to and --shadow do not go together"),

@@ -18,7 +18,7 @@ import msgspec
 
 from rung.domain.errors import BundleError, Conflict, InvalidInput, NotFound
 from rung.domain.models import FileDigest, Manifest
-from rung.domain.names import check_name, check_version
+from rung.domain.names import check_name, check_version, rather
 from rung.domain.tensors import DATATYPES
 from rung.ports import Blob, BlobStore, Fetched
 from rung.store.blobs import check_key
@@ -44,6 +44,7 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 _RESERVED = ".reserved"
 _SHOWN = 10
+"""Versions that a message lists, the latest."""
 _ENCODER = msgspec.json.Encoder(order="sorted")
 _DECODER = msgspec.json.Decoder(Manifest)
 
@@ -145,23 +146,14 @@ def scan(store: BlobStore, name: str = "") -> dict[tuple[str, int], VersionFolde
 
 def absent(store: BlobStore, name: str, version: int = 0) -> NotFound:
     """What to say where a model, or a version of one, is asked for that is not there: with those that are."""
-    from difflib import get_close_matches
-
     there = [one for one in scan(store).values() if one.manifest is not None or one.foreign]
-    versions = [one.version for one in there if one.name == name]
+    versions = [str(one.version) for one in there if one.name == name]
     if versions:
-        shown = ", ".join(map(str, versions[-_SHOWN:]))
-        return NotFound(
-            f"there is no version {version} of {name}; there is {'..., ' * (len(versions) > _SHOWN)}{shown}"
-        )
-    names = sorted({one.name for one in there})
-    if near := get_close_matches(name, names, 1, 0.5):
-        hint = f"did you mean {near[0]}?"
-    elif names:
-        hint = f"there is {', '.join([*names[:_SHOWN], *(['...'] if len(names) > _SHOWN else [])])}"
-    else:
-        hint = "none is registered yet: rung train or rung models register makes one"
-    return NotFound(f"there is no model {name}; {hint}")
+        shown = ["...", *versions[-_SHOWN:]] if len(versions) > _SHOWN else versions
+        return NotFound(f"there is no version {version} of {name}; there are {', '.join(shown)}")
+    if not there:
+        return NotFound(f"there is no model {name}, and no other yet: rung train or rung models register makes one")
+    return NotFound(f"there is no model {name}; {rather(name, sorted({one.name for one in there}))}")
 
 
 def publish(store: BlobStore, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Manifest:

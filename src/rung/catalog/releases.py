@@ -342,22 +342,20 @@ def _last_good(store: BlobStore, before: Release) -> Arm | None:
         if arm is None or (returned and arm.version != returned):
             continue
         returned = arm.version if link.release.move.kind == "rollback" else 0
-        if arm.version != bad and arm.digest not in before.latched and _is_there(store, before.model, arm.version):
+        if arm.version != bad and arm.digest not in before.latched and _folder(store, before.model, arm.version):
             return arm
     return None
 
 
-def _is_there(store: BlobStore, model: str, version: int) -> bool:
-    try:
-        _digest(store, model, version)
-    except NotFound:
-        return False
-    return True
+def _folder(store: BlobStore, model: str, version: int) -> bundles.VersionFolder | None:
+    """Where a version lies; None where there is none that could answer."""
+    folder = bundles.scan(store, check_name(model)).get((model, check_version(version)))
+    return folder if folder is not None and (folder.manifest is not None or folder.foreign) else None
 
 
 def _digest(store: BlobStore, model: str, version: int) -> str:
-    folder = bundles.scan(store, check_name(model)).get((model, check_version(version)))
-    if folder is None or (folder.manifest is None and not folder.foreign):
+    folder = _folder(store, model, version)
+    if folder is None:
         raise bundles.absent(store, model, version)
     if folder.manifest is None:
         return ""  # another server's folder: its files have no identity of their own

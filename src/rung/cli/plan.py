@@ -10,6 +10,7 @@ import msgspec
 
 from rung.cli.printing import print_json, print_table
 from rung.domain.errors import ConfigurationError, InvalidInput, NotFound
+from rung.domain.names import rather
 from rung.fleet.planning.planner import Option, Plan, Question, answer
 from rung.fleet.planning.prices import Platform, Prices, read_prices
 from rung.fleet.planning.traces import Trace, read_trace
@@ -128,7 +129,7 @@ def _measured(repository: str, name: str, objective: float) -> tuple[str, dict[i
         raise NotFound(f"say which model is planned for, with --model NAME or --cost: {there}")
     name = name or names[0]
     if name not in names:
-        raise NotFound(f"there is no model {name!r}; there are {', '.join(names) or 'none'}")
+        raise NotFound(f"there is no model {name!r}; {rather(name, names)}")
     latest = max((version for version in offered if version.name == name), key=lambda version: version.version)
     costs = [_cost(source, latest, objective) for _ in range(_LOADS)]
     sizes = sorted(set.intersection(*map(set, costs)))

@@ -1,6 +1,5 @@
 """The body of `rung train`: what is typed becomes a specification, what happens becomes lines or a bar."""
 
-import difflib
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from rung.domain.errors import Cancelled, ConfigurationError, InvalidInput, NotFound
+from rung.domain.names import rather
 from rung.domain.runs import RunResult
 from rung.settings.file import load_project
 from rung.settings.project import ModelSettings, ProjectSettings
@@ -79,9 +79,7 @@ def model_of(project: ProjectSettings, name: str) -> tuple[str, ModelSettings]:
             raise ConfigurationError(f"say which model: {there}")
         name = next(iter(project.models))
     if name not in project.models:
-        near = difflib.get_close_matches(name, project.models, 1, 0.5)
-        hint = f"did you mean {near[0]}?" if near else f"there are {there}"
-        raise NotFound(f"there is no model {name!r} in rung.toml; {hint}")
+        raise NotFound(f"there is no model {name!r} in rung.toml; {rather(name, project.models)}")
     return name, project.models[name]
 
 

@@ -5,14 +5,17 @@ strictest of the four: lower-case ASCII, no separators but `. _ -`, no empty or 
 """
 
 import re
+from collections.abc import Iterable
 
 from rung.domain.errors import InvalidInput
 
-__all__ = ["MAX_VERSION", "check_name", "check_version", "name_from"]
+__all__ = ["MAX_VERSION", "check_name", "check_version", "name_from", "nearest", "rather"]
 
 MAX_VERSION = 2**53 - 1
 """The largest version: it must survive a JSON number read as a double."""
 
+_SHOWN = 10
+"""Names that a message lists."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
 _RESERVED = frozenset(
     {"con", "prn", "aux", "nul", "releases", "models", "versions", "latest", "all"}
@@ -52,6 +55,23 @@ def check_version(version: int | str) -> int:
     if not 1 <= version <= MAX_VERSION:
         raise InvalidInput(f"{version} is not a version: use a number from 1", field="version")
     return version
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The one of `known` that is most like `name`; empty where none is."""
+    # Only who errs needs it.
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(name, list(known), 1, 0.5)), "")
+
+
+def rather(name: str, known: Iterable[str]) -> str:
+    """The way out for who named what is not there: the nearest that is, else the first few of them all."""
+    there = list(known)
+    if near := nearest(name, there):
+        return f"did you mean {near}?"
+    shown = [*there[:_SHOWN], "..."] if len(there) > _SHOWN else there
+    return f"there are {', '.join(shown) or 'none'}"
 
 
 def name_from(text: str) -> str:

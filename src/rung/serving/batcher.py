@@ -62,8 +62,6 @@ class Batcher:
         self.inline = model.inline and cost.inline
         self.inflight = 0
         """Handles on this version: requests that it has not answered yet."""
-        self.coming = 0
-        """Rows that were admitted and are not tensors yet; no request waits behind itself."""
         self.on_idle: Callable[[], None] | None = None
         """Called when `inflight` falls to zero."""
         self.lanes = 1 if self.inline else lanes.count
@@ -189,12 +187,16 @@ class Batcher:
         else:
             self._admit(payload.priority, payload.deadline, payload.arrived)
 
+    def expect(self, priority: int, rows: int) -> None:
+        """So many rows that were admitted are being made tensors, or, where negative, are no longer."""
+        self._queue.expect(priority, rows)
+
     def wait(self, priority: int = 0) -> float:
         """Seconds until a request that came in now would start."""
         if self.inline or (self._free and not self._queue.rows):
             return 0.0
-        before = self._queue.rows_before(priority) + self.coming + self._lanes.count - self._free
-        return before * self.cost.row() / self._lanes.count
+        busy = self._lanes.count - self._free
+        return (self._queue.rows_before(priority) + busy) * self.cost.row() / self._lanes.count
 
     def _admit(self, priority: int, deadline: float, arrived: float) -> None:
         if self.inline or self._free:

@@ -39,7 +39,6 @@ class GraphPredictor:
         """Of the graph itself, which computes nothing."""
         self.lanes = 1
         self.inflight = 0
-        self.coming = 0
         self.on_idle: Callable[[], None] | None = None
         self._find = find
 
@@ -76,6 +75,9 @@ class GraphPredictor:
 
     def admit(self, payload: Payload) -> None:
         """Let everything in: the models turn away what would wait for too long."""
+
+    def expect(self, priority: int, rows: int) -> None:
+        """Nothing: a graph itself has no queue."""
 
     def wait(self, priority: int = 0) -> float:
         """Seconds until a request would start: a graph itself has no queue."""

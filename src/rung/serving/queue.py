@@ -21,6 +21,7 @@ class RequestQueue:
         """Rows of all tickets that wait."""
         self._groups: dict[tuple[float, Any], deque[tuple[int, Ticket]]] = {}
         self._level_rows: dict[float, int] = {}
+        self._coming: dict[float, int] = {}
         self._count = 0
         self._serial = 0
 
@@ -99,10 +100,15 @@ class RequestQueue:
         if not group:
             del self._groups[level, ticket.key]
 
-    def rows_before(self, priority: int) -> int:
-        """Rows that would be served before a new request of this priority."""
+    def expect(self, priority: int, rows: int) -> None:
+        """So many rows of this priority are on their way here, or, where negative, are no longer."""
         level = urgency(priority)
-        return sum(rows for at, rows in self._level_rows.items() if at <= level)
+        self._coming[level] = self._coming.get(level, 0) + rows
+
+    def rows_before(self, priority: int) -> int:
+        """Rows that would be served before a new request of this priority: those that wait, and those on their way."""
+        level = urgency(priority)
+        return sum(rows for some in (self._level_rows, self._coming) for at, rows in some.items() if at <= level)
 
     def clear(self) -> Iterator[Ticket]:
         """Remove everything and give what was not settled."""

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
 from time import monotonic
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from rung.domain.errors import Overloaded
 from rung.domain.models import Manifest
@@ -14,7 +14,7 @@ from rung.ports import Model, Predictor
 from rung.serving.batcher import Batcher
 from rung.serving.coalesce import Coalescer
 from rung.serving.graphs import GraphPredictor
-from rung.transforms.pipeline import Pipeline
+from rung.transforms.pipeline import Pipeline, Prepared
 
 __all__ = ["Copies", "Servable", "Witness", "Wrap"]
 
@@ -107,15 +107,11 @@ class Servable:
         batcher.inflight += 1
         try:
             began = monotonic()
-            batcher.coming += items
-            try:
-                prepared = await self._run(pipeline.prepare, payload)
-            finally:
-                batcher.coming -= items
+            prepared = await self._prepare(payload, items)
             ready = monotonic()
             response: Response = await self.predict(_request(payload, prepared.inputs, prepared.rows))
             answered = monotonic()
-            media, body = await self._run(_finish, pipeline, response, prepared, media)
+            media, body = await self._render(response, prepared, media)
         finally:
             batcher.release()
         return Answer(
@@ -130,6 +126,16 @@ class Servable:
             steps=response.steps,
         )
 
+    async def _prepare(self, payload: Payload, rows: int) -> Prepared:
+        """Run the input transforms; who comes meanwhile waits for these rows, too."""
+        if self.pipeline.cheap:
+            return self.pipeline.prepare(payload)
+        self.batcher.expect(payload.priority, rows)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self.pipeline.prepare, payload)
+        finally:
+            self.batcher.expect(payload.priority, -rows)
+
     def _admit(self, payload: Payload, rows: int) -> None:
         """Refuse before the transforms, which cost more than that, what would be refused after them."""
         if self.knows and payload.priority != LOWEST:
@@ -141,16 +147,18 @@ class Servable:
                 self.predict.refused(_request(payload, {}, rows), error)
             raise
 
-    async def _run(self, call: Any, *arguments: Any) -> Any:
+    async def _render(self, response: Response, prepared: Prepared, media: str) -> tuple[str, bytes]:
         if self.pipeline.cheap:
-            return call(*arguments)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
+            return _finish(self.pipeline, response, prepared, media)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._pool, _finish, self.pipeline, response, prepared, media
+        )
 
 
 def _request(payload: Payload, inputs: Tensors, rows: int) -> Request:
     return Request(inputs, rows, (), payload.deadline, payload.priority, payload.arrived, payload.call)
 
 
-def _finish(pipeline: Pipeline, response: Response, prepared: Any, media: str) -> tuple[str, bytes]:
+def _finish(pipeline: Pipeline, response: Response, prepared: Prepared, media: str) -> tuple[str, bytes]:
     results = pipeline.finish(response.outputs, prepared)
     return pipeline.content_type(results, media), pipeline.render(results, media)

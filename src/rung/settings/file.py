@@ -1,6 +1,5 @@
 """Reads a project's `rung.toml`, and says of a slip where it stands and what was probably meant."""
 
-import difflib
 import os
 import re
 import tomllib
@@ -12,7 +11,7 @@ from typing import Any, get_args, get_origin
 import msgspec
 
 from rung.domain.errors import ConfigurationError, InvalidInput, RungError
-from rung.domain.names import check_name
+from rung.domain.names import check_name, nearest
 from rung.settings.front import FrontSection
 from rung.settings.offline import OfflineSection
 from rung.settings.oidc import OidcSettings
@@ -193,9 +192,8 @@ def _unknown(kind: type[Any], key: str, path: _Path) -> str:
     for name, below in fields.items():
         if isinstance(below, type) and issubclass(below, msgspec.Struct) and key in below.__struct_fields__:
             return f"{known}; it belongs into [{_dotted((*path, name))}]"
-    near = difflib.get_close_matches(key, fields, 1, 0.5)
-    if near:
-        return f"{known}; did you mean `{near[0]}`?"
+    if near := nearest(key, fields):
+        return f"{known}; did you mean `{near}`?"
     return f"{known}; there are {', '.join(sorted(fields))}"
 
 

@@ -1,10 +1,10 @@
 """Parameters of a run: those of the project's file, with some changed."""
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from rung.domain.errors import InvalidInput
+from rung.domain.names import rather
 
 __all__ = ["with_params"]
 
@@ -20,9 +20,7 @@ def with_params(params: Mapping[str, Any], given: Mapping[str, Any], model: str)
     made = dict(params)
     for key, value in given.items():
         if key not in params:
-            near = difflib.get_close_matches(key, params, 1, 0.5)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(params) or 'none'}"
-            raise InvalidInput(f"[models.{model}] has no parameter {key!r}; {hint}", field="set")
+            raise InvalidInput(f"[models.{model}] has no parameter {key!r}; {rather(key, params)}", field="set")
         old = params[key]
         number = isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool)
         if not number and type(value) is not type(old):

@@ -113,10 +113,10 @@ def test_what_is_not_there_is_said_with_what_is(store: DiskStore) -> None:
         for name in ("scale", f"other{number:02}"):
             bundles.publish(store, msgspec.structs.replace(DRAFT, name=name), FILES)
     for name, version, said in (
-        ("scale", 20, "there is no version 20 of scale; there is ..., 3, 4, 5, 6, 7, 8, 9, 10, 11, 12"),
-        ("other00", 2, "there is no version 2 of other00; there is 1"),
+        ("scale", 20, "there is no version 20 of scale; there are ..., 3, 4, 5, 6, 7, 8, 9, 10, 11, 12"),
+        ("other00", 2, "there is no version 2 of other00; there are 1"),
         ("scael", 1, "there is no model scael; did you mean scale?"),
-        ("zzz", 0, "there is no model zzz; there is " + ", ".join(f"other{n:02}" for n in range(10)) + ", ..."),
+        ("zzz", 0, "there is no model zzz; there are " + ", ".join(f"other{n:02}" for n in range(10)) + ", ..."),
     ):
         assert str(bundles.absent(store, name, version)) == said
 
@@ -137,7 +137,7 @@ def test_nothing_is_visible_before_the_manifest(store: DiskStore) -> None:
     assert folder.manifest is None
     assert not folder.foreign
     assert folder.files == {}, "what was uploaded is taken back"
-    with pytest.raises(NotFound, match="no model scale; none is registered yet"):
+    with pytest.raises(NotFound, match="no model scale, and no other yet"):
         bundles.read_manifest(store, "scale", 1)
     assert bundles.publish(store, DRAFT, FILES).version == 2
 

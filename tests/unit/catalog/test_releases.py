@@ -187,7 +187,7 @@ def test_versions_and_models_that_there_are_not(shelf):
     ):
         with pytest.raises(NotFound, match="there is no version 9 of m"):
             move()
-    with pytest.raises(NotFound, match="there is no model nobody; there is m"):
+    with pytest.raises(NotFound, match="there is no model nobody; there are m"):
         releases.release(shelf, "nobody", 1)
     with pytest.raises(NotFound, match="there is no model nobody"):
         releases.history(shelf, "nobody")

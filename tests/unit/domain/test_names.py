@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rung.domain.errors import InvalidInput
-from rung.domain.names import MAX_VERSION, check_name, check_version, name_from
+from rung.domain.names import MAX_VERSION, check_name, check_version, name_from, nearest, rather
 
 
 @pytest.mark.parametrize("name", ["a", "0", "nuclei", "my-model", "my_model.v2", "a" * 63, "con-1", "latest-one", "a-"])
@@ -91,3 +91,11 @@ def test_what_is_no_version(given):
     with pytest.raises(InvalidInput, match="is not a version") as error:
         check_version(given)
     assert error.value.field == "version"
+
+
+def test_who_names_what_is_not_there_is_told_what_is():
+    assert rather("scael", ["other", "scale"]) == "did you mean scale?"
+    assert rather("zzz", ["a", "b"]) == "there are a, b"
+    assert rather("zzz", [f"n{n}" for n in range(11)]) == f"there are {', '.join(f'n{n}' for n in range(10))}, ..."
+    assert rather("zzz", []) == "there are none"
+    assert nearest("zzz", ["a"]) == ""

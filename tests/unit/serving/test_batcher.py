@@ -217,10 +217,12 @@ async def test_what_is_on_its_way_to_be_tensors_is_waited_for_too():
         busy = asyncio.ensure_future(batcher(request(0)))
         await entered(model)
         batcher.admit(Payload("image", b"", arrived=monotonic()))
-        batcher.coming += 2
+        batcher.expect(0, 2)
+        batcher.expect(LOWEST, 100)
         with pytest.raises(Overloaded, match="would start this in 3000 ms"):
             batcher.admit(Payload("image", b"", arrived=monotonic()))
-        batcher.coming -= 2
+        batcher.expect(0, -2)
+        batcher.admit(Payload("image", b"", arrived=monotonic()))
         assert batcher.recorder.statistics.failures == {"Overloaded": 1}
         model.gate.set()
         await busy

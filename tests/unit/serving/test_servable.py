@@ -1,6 +1,7 @@
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from time import monotonic
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from rung.domain.errors import InvalidInput, NotAcceptable, Overloaded
 from rung.domain.models import Manifest, Step, Transforms
-from rung.domain.predictions import LOWEST, Call, Payload
+from rung.domain.predictions import LOWEST, Call, Payload, Request
 from rung.serving.batcher import Batcher
 from rung.serving.cost import CostModel
 from rung.serving.lanes import Lanes
@@ -23,15 +24,15 @@ JSON = ("application/json",)
 
 @pytest.fixture
 def make():
-    """`make(transforms) -> Servable` of a scripted model that runs on the loop."""
+    """`make(transforms) -> Servable` of a scripted model: on the loop, or on a lane where a row takes longer."""
     pools = []
 
-    def one(transforms=None):
+    def one(transforms=None, *, seconds=1e-6, max_wait=5.0, lanes=None):
         model = ScriptedModel(columns=3)
         cost = CostModel()
-        cost.learn(1, 1e-6)
+        cost.learn(1, seconds)
         manifest = Manifest("m", 7, "scripted", model.signature, transforms=transforms or Transforms())
-        batcher = Batcher("m", 7, model, cost, Lanes(1, "test"), threads=1, max_wait=5.0)
+        batcher = Batcher("m", 7, model, cost, lanes or Lanes(1, "test"), threads=1, max_wait=max_wait)
         pools.append(ThreadPoolExecutor(1, thread_name_prefix="transforms"))
         return Servable(manifest, "digest", model, batcher, Pipeline.build(manifest), pools[-1])
 
@@ -89,35 +90,49 @@ async def test_the_handle_covers_the_transforms_which_run_off_the_loop(make, mon
     assert idle == [True]
 
 
+PICTURES = Transforms(input=(Step("image.decode"), Step("image.layout", {"order": "HWC"})))
+
+
 @pytest.fixture
 def busy(make, monkeypatch):
-    """`Servable` of pictures whose lane is taken for longer than anybody may wait, and what it was asked to prepare."""
-    servable = make(Transforms(input=(Step("image.decode"), Step("image.layout", {"order": "HWC"}))))
-    servable.batcher.inline = False
-    servable.batcher._free = 0
-    servable.batcher.coming = 100
-    servable.batcher._max_wait = 0.0
-    prepared = []
+    """A context that gives a `Servable` of pictures whose lane is taken for longer than anybody may wait, and what it
+    was asked to prepare."""
 
-    def prepare(payload):
-        prepared.append(payload)
-        raise InvalidInput("not a picture")
+    @asynccontextmanager
+    async def taken():
+        lanes = Lanes(1, "test")
+        servable = make(PICTURES, seconds=1.0, max_wait=0.5, lanes=lanes)
+        servable.model.gate = threading.Event()
+        prepared = []
 
-    monkeypatch.setattr(servable.pipeline, "prepare", prepare)
-    return servable, prepared
+        def prepare(payload):
+            prepared.append(payload)
+            raise InvalidInput("not a picture")
+
+        monkeypatch.setattr(servable.pipeline, "prepare", prepare)
+        lanes.open()
+        first = asyncio.ensure_future(servable.batcher(Request({"x": np.ones((1, 3), np.float32)})))
+        await asyncio.to_thread(servable.model.entered.wait, 30)
+        try:
+            yield servable, prepared
+        finally:
+            servable.model.gate.set()
+            await first
+            await asyncio.to_thread(lanes.close)
+
+    return taken
 
 
 async def test_what_would_come_too_late_is_refused_before_the_transforms_and_counted_once(busy):
-    servable, prepared = busy
-    with pytest.raises(Overloaded):
-        await servable.respond(Payload("image", b"", arrived=monotonic()), JSON)
-    assert prepared == []
-    assert servable.batcher.recorder.statistics.failures == {"Overloaded": 1}
-    assert (servable.batcher.inflight, servable.batcher.coming) == (0, 100)
+    async with busy() as (servable, prepared):
+        with pytest.raises(Overloaded):
+            await servable.respond(Payload("image", b"", arrived=monotonic()), JSON)
+        assert prepared == []
+        assert servable.batcher.recorder.statistics.failures == {"Overloaded": 1}
+        assert servable.batcher.inflight == 1, "the one that is being computed"
 
 
 async def test_who_keeps_account_is_told_of_a_refusal(busy):
-    servable, _ = busy
     told = []
 
     class Log:
@@ -127,24 +142,56 @@ async def test_who_keeps_account_is_told_of_a_refusal(busy):
         def refused(self, request, error):
             told.append((request.rows, request.inputs, request.call, type(error)))
 
-    servable.log = lambda one, inner: Log()
-    servable.compose()
-    call = Call(arrived=monotonic())
-    with pytest.raises(Overloaded):
-        await servable.respond(Payload("image", [b"", b""], call=call, arrived=call.arrived), JSON)
+    async with busy() as (servable, _):
+        servable.log = lambda one, inner: Log()
+        servable.compose()
+        call = Call(arrived=monotonic())
+        with pytest.raises(Overloaded):
+            await servable.respond(Payload("image", [b"", b""], call=call, arrived=call.arrived), JSON)
     assert told == [(2, {}, call, Overloaded)]
 
 
 async def test_where_an_answer_may_be_known_the_transforms_run_first(busy):
-    servable, prepared = busy
-    servable.knows = True
+    async with busy() as (servable, prepared):
+        servable.knows = True
+        with pytest.raises(InvalidInput):
+            await servable.respond(Payload("image", b"", arrived=monotonic()), JSON)
+        assert len(prepared) == 1
+        with pytest.raises(Overloaded, match="come first"):
+            await servable.respond(Payload("image", b"", priority=LOWEST, arrived=monotonic()), JSON)
+        assert len(prepared) == 1, "nobody waits for the transforms of what can wait"
+
+
+@pytest.mark.parametrize(("priority", "waits"), [(0, 3.0), (LOWEST, 0.0)])
+async def test_who_comes_waits_for_what_is_being_prepared_unless_that_can_wait(make, monkeypatch, priority, waits):
+    lanes = Lanes(1, "test")
+    servable = make(PICTURES, seconds=1.0, lanes=lanes)
+    entered, gate = threading.Event(), threading.Event()
+
+    def prepare(payload):
+        entered.set()
+        gate.wait(30)
+        raise InvalidInput("not a picture")
+
+    monkeypatch.setattr(servable.pipeline, "prepare", prepare)
+    lanes.open()
+    if priority == LOWEST:
+        with pytest.raises(Overloaded, match="come first") as told:
+            await servable.respond(Payload("image", [b""], priority=priority), JSON)
+        await asyncio.sleep(told.value.retry_after)  # as whoever sent it does
+    asked = asyncio.ensure_future(servable.respond(Payload("image", [b""] * 3, priority=priority), JSON))
+    await asyncio.to_thread(entered.wait, 30)
+    servable.model.gate = threading.Event()
+    first = asyncio.ensure_future(servable.batcher(Request({"x": np.ones((1, 3), np.float32)})))
+    await asyncio.to_thread(servable.model.entered.wait, 30)
+    assert servable.batcher.wait() == pytest.approx(1.0 + waits)
+    gate.set()
     with pytest.raises(InvalidInput):
-        await servable.respond(Payload("image", b"", arrived=monotonic()), JSON)
-    assert len(prepared) == 1
-    assert servable.batcher.coming == 100
-    with pytest.raises(Overloaded, match="come first"):
-        await servable.respond(Payload("image", b"", priority=LOWEST, arrived=monotonic()), JSON)
-    assert len(prepared) == 1, "nobody waits for the transforms of what can wait"
+        await asked
+    assert servable.batcher.wait() == pytest.approx(1.0)
+    servable.model.gate.set()
+    await first
+    await asyncio.to_thread(lanes.close)
 
 
 async def test_tensors_pass_as_they_are(make):

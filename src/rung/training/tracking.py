@@ -212,13 +212,15 @@ def folder_of(project: Path, run: str) -> Path:
 
 
 def standing(project: Path, run: str, ended: str, status: str) -> str:
-    """How a run stands: what its record says, or `killed` where its process is gone without having said so."""
-    if ended:
-        return ended
+    """How a run stands, by its folder: `killed` where its process is gone without having said how it ended.
+
+    MLflow, which hears of an end and of going on again a moment later, is asked only where the folder is gone; it says
+    `ended` and its own `status`.
+    """
     state = read_state(folder_of(project, run))
-    if state is None:
-        return {"FINISHED": "finished", "FAILED": "failed", "RUNNING": "running"}.get(status, "killed")
-    return state.ended or ("running" if alive(state) else "killed")
+    if state is not None:
+        return state.ended or ("running" if alive(state) else "killed")
+    return ended or {"FINISHED": "finished", "FAILED": "failed", "RUNNING": "running"}.get(status, "killed")
 
 
 def unsent(project: Path, known: AbstractSet[str]) -> Iterator[tuple[str, State, list[Entry]]]:

@@ -168,6 +168,7 @@ def test_run_that_goes_on_stands_as_running_and_then_as_it_ended(project: Path) 
     run.log({"loss": 1.0}, 1, time.time())
     run.finish("stopped", "somebody asked it to end")
     again = tracking.resume(project, run.name)
+    assert runs.find(project, run.name).status == "running"  # before MLflow has heard of it
     assert again.since == run.since or abs(again.since - run.since) < 1
     assert again.id == run.id
     again.log({"loss": 0.5}, 2, time.time())

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -125,16 +125,22 @@ def register(
             golden=Golden(_GOLDEN, len(answered)),
             **{"version": 0, **declared},  # type: ignore[arg-type]
         )
-        if not manifest.transforms.output:
-            answers = [outputs for _, outputs in answered]
-            chosen = default_output(manifest.task, signature, manifest.labels, answers)
-            transforms = msgspec.structs.replace(manifest.transforms, output=chosen)
-            manifest = msgspec.structs.replace(manifest, transforms=transforms)
-        if not manifest.lineage.source:
-            lineage = msgspec.structs.replace(manifest.lineage, source=artifact.name)
-            manifest = msgspec.structs.replace(manifest, lineage=lineage)
+        manifest = _completed(manifest, answered)
         Pipeline.build(manifest)
         return bundles.publish(store, manifest, {**staged, **(beside or {}), _GOLDEN: pack_golden(answered)})
+
+
+def _completed(manifest: Manifest, answered: Sequence[tuple[Tensors, Tensors]]) -> Manifest:
+    """With the output steps and the source that were not declared."""
+    if not manifest.transforms.output:
+        answers = [outputs for _, outputs in answered]
+        chosen = default_output(manifest.task, manifest.signature, manifest.labels, answers)
+        transforms = msgspec.structs.replace(manifest.transforms, output=chosen)
+        manifest = msgspec.structs.replace(manifest, transforms=transforms)
+    if not manifest.lineage.source:
+        lineage = msgspec.structs.replace(manifest.lineage, source=manifest.artifact)
+        manifest = msgspec.structs.replace(manifest, lineage=lineage)
+    return manifest
 
 
 def _stage(files: dict[str, Path], folder: Path) -> dict[str, Path]:

@@ -89,6 +89,32 @@ def examine(
     else:
         assert manifest is not None
         reference = reference_of(store, repository, manifest, section)
+    seen = _see(store, log, model, reference, manifest, rule, now)
+    return Examined(_judge(seen, reference, model, rule, now, quality_fell, coverage_moved), reference, seen.frames)
+
+
+class _Seen(msgspec.Struct):
+    """What the log and the labels showed."""
+
+    version: int
+    rows: "pl.DataFrame"
+    frames: "list[pl.DataFrame]"
+    inputs: tuple[Window, ...]
+    answers: tuple[Window, ...]
+    labels: ColumnDrift | None
+    notes: list[str]
+
+
+def _see(
+    store: BlobStore,
+    log: Path | None,
+    model: str,
+    reference: Reference,
+    manifest: Manifest | None,
+    rule: DriftSection,
+    now: float,
+) -> _Seen:
+    """Read the last windows, and compare each."""
     # Bodies are large: how far back to go is told without them.
     answered = scan(store, log, model, until=now, columns=_ANSWERS)
     since = _since(answered, rule, now)
@@ -96,39 +122,53 @@ def examine(
     rows, notes = _asked(logged, _names(manifest, reference), reference)
     frames = [_features(one, reference) for one in divide(rows, rule)]
     inputs = tuple(compare(one, reference.columns, reference.table, rule) for one in frames)
-    number = manifest.version if manifest is not None else int(logged["version"][-1]) if logged.height else 0
-    answers, more = _answers(answered, number, rule)
+    version = manifest.version if manifest is not None else int(logged["version"][-1]) if logged.height else 0
+    answers, more = _answers(answered, version, rule)
     labels, said = _labels(store, log, model, reference, rule, now)
     notes = [*reference.notes, *notes, *more, *said, *_small(reference, inputs)]
+    return _Seen(version, rows, frames, inputs, answers, labels, notes)
+
+
+def _judge(
+    seen: _Seen,
+    reference: Reference,
+    model: str,
+    rule: DriftSection,
+    now: float,
+    quality_fell: bool | None,
+    coverage_moved: bool | None,
+) -> DriftReport:
+    """What the windows say together."""
     need, of = rule.persistence
-    lasting, answering = _lasting(inputs, need, of), _lasting(answers, need, of)
-    outlook = _outlook(inputs, lasting)
-    faults = _faults(rows, reference, rule) if inputs else None
+    lasting = _lasting(seen.inputs, need, of)
+    outlook = _outlook(seen.inputs, lasting)
+    faults = _faults(seen.rows, reference, rule) if seen.inputs else None
     moved = {"drifted": True, "quiet": False}.get(outlook or "")
-    by_labels = [flag for flag in (coverage_moved, labels and labels.verdict == "drifted") if flag is not None]
+    by_labels = [
+        flag for flag in (coverage_moved, seen.labels and seen.labels.verdict == "drifted") if flag is not None
+    ]
     known = Known(faults, moved, quality_fell, any(by_labels) if by_labels else None, lasting)
-    report = DriftReport(
+    return DriftReport(
         model=model,
-        version=number,
+        version=seen.version,
         at=now,
         reference=reference.about,
         reference_rows=reference.rows,
-        inputs=inputs,
-        answers=answers,
-        labels=labels,
+        inputs=seen.inputs,
+        answers=seen.answers,
+        labels=seen.labels,
         alpha=rule.alpha,
         need=need,
         of=of,
         run_length=run_length(rule.alpha, need, of),
         persistent=lasting,
-        persistent_answers=answering,
+        persistent_answers=_lasting(seen.answers, need, of),
         confirmed=bool(lasting),
         outlook=outlook,
-        worst=_worst(inputs),
+        worst=_worst(seen.inputs),
         triage=triage(known),
-        notes=tuple(notes),
+        notes=tuple(seen.notes),
     )
-    return Examined(report, reference, frames)
 
 
 # --- what was asked -----------------------------------------------------------------------------------

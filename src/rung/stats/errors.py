@@ -84,16 +84,21 @@ def errors(
         "events": {"baseline": a, "candidate": b},
     }
     outcome: Outcome = "fail" if p <= alpha else "pass" if p_pass <= alpha else "inconclusive"
+    return Verdict(outcome, "errors", _why(outcome, evidence), evidence)
+
+
+def _why(outcome: Outcome, found: dict[str, Any]) -> str:
+    margin, limit, events, counts = found["margin"], found["tolerance"], found["events"], found["counts"]
     said = {
         "fail": f"fails more often than the baseline by more than {margin:g}",
         "pass": f"does not fail more often by {limit:g}",
         "inconclusive": f"is not shown to fail more often by more than {margin:g}, nor by less than {limit:g}",
     }[outcome]
-    why = (
-        f"The candidate {said}: {b} of {candidate.count} units against {a} of {baseline.count}, difference "
-        f"{evidence['estimate']:+.4g} in [{low:+.4g}, {high:+.4g}], p {p:.2g} of {alpha:g}."
+    return (
+        f"The candidate {said}: {events['candidate']} of {counts['candidate']} units against {events['baseline']} of "
+        f"{counts['baseline']}, difference {found['estimate']:+.4g} in [{found['low']:+.4g}, {found['high']:+.4g}], "
+        f"p {found['p']:.2g} of {found['alpha']:g}."
     )
-    return Verdict(outcome, "errors", why, evidence)
 
 
 def log_wealth(baseline: "Numbers", candidate: "Numbers", units: "Numbers", share: float, margin: float) -> Any:

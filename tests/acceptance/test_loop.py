@@ -207,6 +207,8 @@ class Story:
     def play(self):
         """Answers that came after the promotion."""
         until(self.promoted, self.patience, self.state)
+        # Replicas hear of it a moment after the ledger has it; until then half of the users get the old one.
+        until(lambda: {version for version, _ in self.users.seen[-30:]} == {2}, 60, self.state)
         before = len(self.users.seen)
         until(lambda: len(self.users.seen) > before + 200, 60, self.state)
         return self.users.seen[before:]

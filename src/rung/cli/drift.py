@@ -116,10 +116,14 @@ def show_skew(skew: Skew) -> None:
     else:
         how = "value by value" if skew.exact == skew.compared else f"{skew.exact:,} of them value by value"
         share = f"{skew.share.estimate:.1%} [{skew.share.low:.1%}, {skew.share.high:.1%}]"
-        print(f"skew: {skew.mismatched:,} of {skew.compared:,} replayed requests answer otherwise: {share}, {how}")
+        print(f"skew: {skew.mismatched:,} of {skew.compared:,} replayed requests come out otherwise: {share}, {how}")
+    if skew.prepared:
+        which = ", ".join(f"{name} differs in {count:,}" for name, count in skew.features.items())
+        print(f"features: of {skew.prepared:,} requests prepared anew, {which or 'none differs'}")
     if skew.worst is not None:
         one = skew.worst
-        print(f"worst: {one.output} of {one.id} was {one.logged:.6g} and is {one.replayed:.6g} (version {one.version})")
+        figures = f"was {one.logged:.6g} and is {one.replayed:.6g}"
+        print(f"worst: {one.kind} {one.name} of {one.id} {figures} (version {one.version})")
     for reason, count in skew.skipped.items():
         print(f"note: {count:,} requests are left out: {reason}")
 

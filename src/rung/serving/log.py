@@ -154,8 +154,8 @@ class Logged:
         self._digest = digest[:16]
         policy = log.policy(manifest.name)
         self._sample = policy.sample
-        self._inputs = policy.inputs in ("digest", "tensors")
-        self._body = policy.inputs == "body"
+        self._inputs = policy.inputs in ("digest", "tensors", "both")
+        self._body = policy.inputs in ("body", "both")
         log.encoder.know(manifest, policy)
         log.know([manifest.name])
         log.logged.add(self)
@@ -214,7 +214,7 @@ class Logged:
             record.inputs = inputs = request.inputs
             for array in inputs.values():
                 size += array.nbytes
-        elif self._body:
+        if self._body:
             record.body = call.body
             size += len(call.body)
             record.media = call.headers.get(b"content-type", b"").decode("latin-1")

@@ -25,7 +25,7 @@ _TOGETHER = 4096
 class LogPolicy(msgspec.Struct, frozen=True):
     """What is kept of a model's requests and answers."""
 
-    inputs: Literal["off", "digest", "body", "tensors"] = "off"
+    inputs: Literal["off", "digest", "body", "tensors", "both"] = "off"
     outputs: Literal["off", "digest", "summary", "tensors"] = "summary"
     sample: float = 1.0
     """Share of the units whose requests are logged; 0 to 1."""
@@ -96,9 +96,9 @@ class RecordEncoder:
             if key in self._classes and policy.outputs in ("summary", "tensors"):
                 self._classes[key].name(answers)
             _reduce_outputs(answers, policy, bfloat)
-            if policy.inputs == "body":
+            if policy.inputs in ("body", "both"):
                 _reduce_bodies(group, policy)
-            elif policy.inputs != "off":
+            if policy.inputs in ("digest", "tensors", "both"):
                 _reduce_inputs(group, policy, bfloat)
         return [encode(record) for record in records]
 
@@ -122,7 +122,7 @@ def _reduce_inputs(records: list[PredictionRecord], policy: LogPolicy, bfloat: f
     for record in records:
         if _raw(record.inputs):
             record.input_digest = digest_of(record.inputs)
-            kept = policy.inputs == "tensors" and _size(record.inputs) <= policy.tensor_bytes
+            kept = policy.inputs != "digest" and _size(record.inputs) <= policy.tensor_bytes
             record.inputs = pack(record.inputs, bfloat) if kept else None
 
 

@@ -69,8 +69,8 @@ class ProjectSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class LogSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[models.NAME.serve.log]`: what the prediction log keeps of a model's requests and answers."""
 
-    inputs: Literal["off", "digest", "body", "tensors"] = "off"
-    """What is kept of what was asked: nothing, a digest, the body as it came, or the tensors."""
+    inputs: Literal["off", "digest", "body", "tensors", "both"] = "off"
+    """What is kept of what was asked: nothing, a digest, the body as it came, the tensors made of it, or both."""
     outputs: Literal["off", "digest", "summary", "tensors"] = "summary"
     """What is kept of what was answered; `summary` is mean, minimum and maximum of each output."""
     sample: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0

@@ -77,8 +77,8 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Models whose answers are kept; empty: all whose call costs more than looking an answer up."""
     log: str = ""
     """Folder of the prediction log; empty: answers get no id, nothing is logged and no feedback is taken."""
-    log_inputs: Literal["off", "digest", "body", "tensors"] = "off"
-    """What the log keeps of what was asked: nothing, a digest, the body as it came, or the tensors."""
+    log_inputs: Literal["off", "digest", "body", "tensors", "both"] = "off"
+    """What the log keeps of what was asked: nothing, a digest, the body as it came, the tensors made of it, or both."""
     log_outputs: Literal["off", "digest", "summary", "tensors"] = "summary"
     """What it keeps of what was answered; `summary` is mean, minimum and maximum of each output."""
     log_sample: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0

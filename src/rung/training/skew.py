@@ -1,15 +1,16 @@
 """Does a version still answer as it answered? Logged requests once more, through the same bundle, value by value.
 
 What differs between training and serving shows here: another transform, another library, a model file that is not what
-it was. Requests are read by the code that reads them at the door, and prepared by the bundle's own steps.
+it was. Requests are read by the code that reads them at the door, and prepared by the bundle's own steps: where the
+log has both what was sent and what was made of it, feature by feature.
 """
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -25,6 +26,7 @@ from rung.ports import BlobStore, LoadOptions, Model
 from rung.protocols.bodies import payload_of
 from rung.stats.intervals import Interval, clopper_pearson
 from rung.transforms.pipeline import Pipeline
+from rung.transforms.schema import Column
 
 __all__ = ["Different", "Skew", "replay"]
 
@@ -33,13 +35,14 @@ _SHOWN = 5
 
 
 class Different(msgspec.Struct, frozen=True):
-    """One answer that came out otherwise."""
+    """One request that came out otherwise."""
 
     id: str
     """Of the prediction."""
     version: int
-    output: str
-    """That differs most, with the place of its value or the figure of its summary."""
+    kind: Literal["feature", "output"]
+    name: str
+    """Of the feature or output that differs, with the place of its value or the figure of its summary."""
     logged: float
     replayed: float
 
@@ -55,11 +58,16 @@ class Skew(msgspec.Struct, frozen=True):
     share: Interval | None
     """Of the compared ones that differ; None where none was compared."""
     outputs: dict[str, int]
-    """Output -> requests in which it differs, the worst first."""
+    """Output -> requests in which it differs, most first."""
     worst: Different | None
+    """Of the features, if any differ: they are the cause."""
     examples: tuple[Different, ...] = ()
     exact: int = 0
     """Compared value by value; of the others only mean, least and greatest are logged."""
+    prepared: int = 0
+    """Whose features were compared as well, because the log has `both` of their inputs."""
+    features: dict[str, int] = {}
+    """Feature, a column where they have names and else an input -> requests in which it differs, most first."""
     skipped: dict[str, int] = {}
     """Why requests could not be compared -> how many."""
 
@@ -94,8 +102,9 @@ def replay(
         try:
             with _loaded(repository, model, version) as (manifest, loaded):
                 pipeline = Pipeline.build(manifest)
+                columns = _columns(manifest)
                 for row in own:
-                    tally.add(row, manifest, pipeline, loaded)
+                    tally.add(row, manifest, pipeline, loaded, columns)
         except (NotFound, BundleError, ConfigurationError) as error:
             tally.skipped[f"version {version} cannot be loaded: {error}"] += len(own)
     share = clopper_pearson(tally.mismatched, tally.compared) if tally.compared else None
@@ -106,9 +115,11 @@ def replay(
         mismatched=tally.mismatched,
         share=share,
         outputs=dict(tally.outputs.most_common()),
-        worst=tally.worst[1] if tally.worst else None,
+        worst=tally.worst[2] if tally.worst else None,
         examples=tuple(tally.examples),
         exact=tally.exact,
+        prepared=tally.prepared,
+        features=dict(tally.features.most_common()),
         skipped=dict(tally.skipped),
     )
 
@@ -138,76 +149,108 @@ def _loaded(repository: BlobStore, name: str, version: int) -> Iterator[tuple[Ma
             model.close()
 
 
+class _Apart(NamedTuple):
+    """The values of one feature or output that are furthest apart."""
+
+    excess: float
+    """By which they are further apart than they may be."""
+    logged: float
+    replayed: float
+    where: str = ""
+    """To be put behind the name."""
+
+
 class _Tally:
     def __init__(self, rtol: float, atol: float) -> None:
         self._rtol, self._atol = rtol, atol
-        self.compared = self.mismatched = self.exact = 0
+        self.compared = self.mismatched = self.exact = self.prepared = 0
         self.outputs: Counter[str] = Counter()
+        self.features: Counter[str] = Counter()
         self.skipped: Counter[str] = Counter()
         self.examples: list[Different] = []
-        self.worst: tuple[float, Different] | None = None
+        self.worst: tuple[bool, float, Different] | None = None
 
-    def add(self, row: dict[str, Any], manifest: Manifest, pipeline: Pipeline, model: Model) -> None:
+    def add(
+        self,
+        row: dict[str, Any],
+        manifest: Manifest,
+        pipeline: Pipeline,
+        model: Model,
+        columns: Mapping[str, tuple[str, ...]],
+    ) -> None:
         """Answer one request again."""
         logged = unpack(msgspec.msgpack.decode(row["outputs"])) if row["outputs"] else None
         summary = {one["name"]: (one["mean"], one["least"], one["greatest"]) for one in row["output_summary"] or ()}
         if logged is None and not summary:
             self.skipped['answers are not logged: set [models.NAME.serve.log] outputs = "tensors"'] += 1
             return
+        sent = unpack(msgspec.msgpack.decode(row["inputs"])) if row["inputs"] else None
+        if sent is None and not row["body"]:
+            self.skipped['what was asked is not logged: set [models.NAME.serve.log] inputs = "body"'] += 1
+            return
         try:
-            inputs = _inputs(row, manifest, pipeline)
-            if inputs is None:
-                self.skipped['what was asked is not logged: set [models.NAME.serve.log] inputs = "body"'] += 1
-                return
-            outputs = model.predict(inputs, 1)
+            made = _prepared(row, manifest, pipeline) if row["body"] else None
+            outputs = model.predict(made or sent or {}, 1)
         except RungError as error:
             # It was answered once, so whatever refuses it now is a difference.
-            self._differs(row, f"refused: {error}", (np.inf, np.nan, np.nan))
+            self._differs(row, "output", f"refused: {error}", _Apart(np.inf, np.nan, np.nan))
             self.compared += 1
             self.mismatched += 1
             return
         self.compared += 1
         self.exact += logged is not None
-        apart = self._values(logged, outputs) if logged is not None else self._summaries(summary, outputs)
-        self.mismatched += bool(apart)
-        for name, difference in apart.items():
-            self.outputs[name.partition("[")[0].partition(" ")[0]] += 1
-            self._differs(row, name, difference)
+        apart = self._values(logged, outputs, {}) if logged is not None else self._summaries(summary, outputs)
+        moved: dict[str, _Apart] = {}
+        if sent is not None and made is not None:
+            self.prepared += 1
+            moved = self._values(sent, made, columns)
+        self.mismatched += bool(apart or moved)
+        for name, one in moved.items():
+            self.features[name] += 1
+            self._differs(row, "feature", name, one)
+        for name, one in apart.items():
+            self.outputs[name] += 1
+            self._differs(row, "output", name, one)
 
-    def _differs(self, row: dict[str, Any], name: str, difference: tuple[float, float, float]) -> None:
-        excess, was, now = difference
-        one = Different(row["id"], row["version"], name, was, now)
+    def _differs(self, row: dict[str, Any], kind: Literal["feature", "output"], name: str, apart: _Apart) -> None:
+        one = Different(row["id"], row["version"], kind, f"{name}{apart.where}", apart.logged, apart.replayed)
         if len(self.examples) < _SHOWN:
             self.examples.append(one)
-        if self.worst is None or excess > self.worst[0]:
-            self.worst = (excess, one)
+        rank = (kind == "feature", apart.excess)
+        if self.worst is None or rank > self.worst[:2]:
+            self.worst = (*rank, one)
 
-    def _values(self, logged: dict[str, Array], outputs: Any) -> dict[str, tuple[float, float, float]]:
+    def _values(
+        self, logged: Mapping[str, Array], replayed: Mapping[str, Any], columns: Mapping[str, tuple[str, ...]]
+    ) -> dict[str, _Apart]:
+        """What differs; by column where the last dimension has names."""
         found = {}
         for name, was in logged.items():
-            now = outputs.get(name)
+            now = replayed.get(name)
             if now is None or np.shape(now) != was.shape:
-                found[f"{name} (another shape)"] = (np.inf, np.nan, np.nan)
+                found[name] = _Apart(np.inf, np.nan, np.nan, " (another shape)")
                 continue
             if was.dtype.kind not in "fiub":
                 if any(_text(a) != _text(b) for a, b in zip(was.ravel(), np.ravel(now), strict=True)):
-                    found[f"{name} (another text)"] = (np.inf, np.nan, np.nan)
+                    found[name] = _Apart(np.inf, np.nan, np.nan, " (another text)")
                 continue
-            excess = self._excess(was.astype(np.float64).ravel(), np.asarray(now, np.float64).ravel())
-            if excess.size and excess.max() > 0:
-                place = int(excess.argmax())
-                index = ", ".join(map(str, np.unravel_index(place, was.shape)))
-                pair = float(was.ravel()[place]), float(np.ravel(now)[place])
-                found[f"{name}[{index}]"] = (float(excess[place]), *pair)
+            now = np.asarray(now)
+            excess = self._excess(was.astype(np.float64), now.astype(np.float64))
+            names = columns.get(name, ())
+            if was.ndim and len(names) == was.shape[-1]:
+                for place, column in enumerate(names):
+                    one = _furthest(excess[..., place], was[..., place], now[..., place])
+                    if one is not None and (column not in found or one.excess > found[column].excess):
+                        found[column] = one._replace(where="")
+            elif (one := _furthest(excess, was, now)) is not None:
+                found[name] = one
         return found
 
-    def _summaries(
-        self, summary: dict[str, tuple[float, float, float]], outputs: Any
-    ) -> dict[str, tuple[float, float, float]]:
+    def _summaries(self, summary: dict[str, tuple[float, float, float]], outputs: Any) -> dict[str, _Apart]:
         found = {}
         for name, was in summary.items():
             if name not in outputs:
-                found[f"{name} (gone)"] = (np.inf, np.nan, np.nan)
+                found[name] = _Apart(np.inf, np.nan, np.nan, " (gone)")
                 continue
             values = np.asarray(outputs[name], np.float64)
             values = values[np.isfinite(values)]
@@ -216,7 +259,7 @@ class _Tally:
             if excess.max() > 0:
                 place = int(excess.argmax())
                 figure = ("mean", "least", "greatest")[place]
-                found[f"{name} {figure}"] = (float(excess[place]), float(was[place]), float(now[place]))
+                found[name] = _Apart(float(excess[place]), float(was[place]), float(now[place]), f" {figure}")
         return found
 
     def _excess(self, was: Array, now: Array) -> Array:
@@ -227,13 +270,28 @@ class _Tally:
         return np.where(same, -1.0, np.where(np.isfinite(apart), apart, np.inf))
 
 
-def _inputs(row: dict[str, Any], manifest: Manifest, pipeline: Pipeline) -> Any:
-    if row["inputs"]:
-        return unpack(msgspec.msgpack.decode(row["inputs"]))
-    if not row["body"]:
+def _furthest(excess: Array, was: Array, now: Array) -> _Apart | None:
+    """The values that are furthest apart; None where none is too far."""
+    if not excess.size or excess.max() <= 0:
         return None
+    place = np.unravel_index(int(excess.argmax()), excess.shape)
+    where = f"[{', '.join(map(str, place))}]" if place else ""
+    return _Apart(float(excess[place]), float(was[place]), float(now[place]), where)
+
+
+def _prepared(row: dict[str, Any], manifest: Manifest, pipeline: Pipeline) -> Any:
+    """What the bundle's steps make of the body today."""
     media = row["media"].partition(";")[0].strip().lower()
     return pipeline.prepare(payload_of(row["body"], media, {}, manifest)).inputs
+
+
+def _columns(manifest: Manifest) -> dict[str, tuple[str, ...]]:
+    """Input -> the names of its last dimension, for those whose entries have some."""
+    steps, inputs = manifest.transforms.input, manifest.signature.inputs
+    if len(inputs) == 1 and steps and steps[0].name == "tabular.columns":
+        columns = msgspec.convert(steps[0].params["columns"], tuple[Column, ...])
+        return {inputs[0].name: tuple(one.name for one in columns for _ in range(one.width))}
+    return {one.name: one.columns for one in inputs}
 
 
 def _text(value: Any) -> str:

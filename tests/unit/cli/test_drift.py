@@ -13,6 +13,7 @@ from rung.catalog import models
 from rung.cli import app
 from rung.domain.errors import InvalidData, NotFound
 from rung.domain.identity import Keyring
+from rung.domain.packing import pack
 from rung.domain.records import PredictionRecord
 from rung.store.blobs import DiskStore
 from rung.store.segment_writer import SegmentWriter
@@ -49,6 +50,7 @@ def run(tmp_path, monkeypatch):
                 unit=f"u{number}",
                 body=orjson.dumps([[a, b]]),
                 media="application/json",
+                inputs=pack({"x": np.array([[a + (number == 595), b]], np.float32)}) if number >= 580 else None,
                 output_summary={"y": (said, said, said)},
             )
         )
@@ -70,7 +72,9 @@ def test_a_table_names_the_column_and_the_page_is_written(run):
     assert "drift is confirmed in 2 of 3 windows: a" in result.output
     assert "the column that moved most is a" in result.output
     assert "covariate drift" in result.output
-    assert "skew: 10 of 50 replayed requests answer otherwise: 20.0%" in result.output
+    assert "skew: 10 of 50 replayed requests come out otherwise: 20.0%" in result.output
+    assert "features: of 20 requests prepared anew, x differs in 1" in result.output
+    assert "worst: feature x[0, 0] of " in result.output
     assert Path(".rung/drift/price.html").exists()
 
 

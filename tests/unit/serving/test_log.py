@@ -8,6 +8,7 @@ import pytest
 from rung.domain.errors import Cancelled, InvalidInput, ModelError, NotFound, Overloaded
 from rung.domain.identity import parse
 from rung.domain.models import Manifest
+from rung.domain.packing import unpack
 from rung.domain.predictions import Call, Request, Response
 from rung.domain.records import FeedbackRecord, PredictionRecord
 from rung.domain.tensors import Signature, TensorSpec
@@ -47,7 +48,7 @@ class Doubler:
 
 @pytest.fixture
 def log(tmp_path):
-    made = PredictionLog(tmp_path, KEY, replica="r0", policies={"bodies": LogPolicy(inputs="body")})
+    made = PredictionLog(tmp_path, KEY, replica="r0", policies={"bodies": LogPolicy(inputs="body"), "whole": LogPolicy(inputs="both")})
     made.open()
     yield made
     made.close()
@@ -181,6 +182,14 @@ def test_the_body_is_kept_where_the_policy_says(log, tmp_path):
     step(logged(request(body=b"[[1, 2]]", headers={b"content-type": b"application/json"})))
     (record,) = predictions(log, tmp_path)
     assert (record.body, record.media) == (b"[[1, 2]]", "application/json")
+
+
+def test_body_and_tensors_are_kept_where_the_policy_says_both(log, tmp_path):
+    logged = Logged(Doubler(), log, Manifest("whole", 1, "onnx", MANIFEST.signature, ""), "")
+    step(logged(request(body=b"[[1, 2]]", headers={b"content-type": b"application/json"})))
+    (record,) = predictions(log, tmp_path)
+    assert (record.body, record.media) == (b"[[1, 2]]", "application/json")
+    assert unpack(record.inputs)["x"].tolist() == [[1, 2]]
 
 
 def test_the_sample_takes_whole_units_and_ids_are_minted_for_all(tmp_path):

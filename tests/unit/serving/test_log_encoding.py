@@ -79,14 +79,15 @@ def test_policies_of_outputs(policy):
         assert record.outputs is None
 
 
-@pytest.mark.parametrize("policy", ["digest", "tensors", "body"])
+@pytest.mark.parametrize("policy", ["digest", "tensors", "body", "both"])
 def test_policies_of_inputs(policy):
     x = np.array([[1, 2]], np.float32)
-    fields = {"body": b"[[1, 2]]"} if policy == "body" else {"inputs": {"x": x}}
-    (record,) = encoded([answer({}, **fields)], inputs=policy)
+    fields = {} if policy == "body" else {"inputs": {"x": x}}
+    body = {"body": b"[[1, 2]]"} if policy in ("body", "both") else {}
+    (record,) = encoded([answer({}, **fields, **body)], inputs=policy)
     assert len(record.input_digest) == 16
-    assert record.body == (b"[[1, 2]]" if policy == "body" else None)
-    assert (record.inputs is not None) == (policy == "tensors")
+    assert record.body == body.get("body")
+    assert (record.inputs is not None) == (policy in ("tensors", "both"))
 
 
 def test_what_is_over_the_limit_is_left_out_and_its_digest_stands_in():

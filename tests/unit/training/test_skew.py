@@ -4,6 +4,7 @@ import pytest
 
 from rung.catalog import models
 from rung.domain.identity import Keyring
+from rung.domain.models import Step, Transforms
 from rung.domain.packing import pack
 from rung.domain.records import PredictionRecord
 from rung.store.blobs import DiskStore
@@ -15,7 +16,7 @@ NOON = 1_700_049_600.0
 
 
 class Place:
-    def __init__(self, folder):
+    def __init__(self, folder, **declared):
         self.repository, self.store = DiskStore(folder / "repository"), DiskStore(folder / "data")
         self.log, self.folder, self.records = folder / "log", folder, []
         path = models_tasks._save(
@@ -23,7 +24,7 @@ class Place:
             "line (float[N, 2] x) => (float[N, 1] y) { y = MatMul(x, weight) }",
             {"weight": np.array([[2.0], [1.0]], np.float32)},
         )
-        models.register(self.repository, path, name="m")
+        models.register(self.repository, path, name="m", **declared)
 
     def answered(self, x, y, *, version=1, tensors=True, body=None, media="application/json", **fields):
         number = len(self.records)
@@ -74,7 +75,7 @@ def test_a_value_that_differs_is_counted_and_named(place):
     found = place.replay()
     assert found.mismatched == 3
     assert found.outputs == {"y": 3}
-    assert (found.worst.output, found.worst.logged, found.worst.replayed) == ("y[1, 0]", 0.5, 0.0)
+    assert (found.worst.name, found.worst.logged, found.worst.replayed) == ("y[1, 0]", 0.5, 0.0)
     assert found.worst.version == 1
     assert found.share.low > 0.05
 
@@ -83,7 +84,7 @@ def test_a_summary_that_differs_names_its_figure(place):
     place.answered([[1.0, 1.0], [5.0, 0.0]], [3, 20], tensors=False)
     found = place.replay()
     assert found.mismatched == 1
-    assert found.worst.output == "y greatest"
+    assert found.worst.name == "y greatest"
 
 
 def test_a_difference_within_the_tolerance_is_none(place):
@@ -113,12 +114,48 @@ def test_what_was_answered_and_is_refused_now_differs(place):
     place.answered([[1.0]], [3])
     found = place.replay()
     assert found.mismatched == 1
-    assert found.worst.output.startswith("refused")
+    assert found.worst.name.startswith("refused")
 
 
 def test_tensors_are_replayed_as_they_are(place):
     place.answered(None, [3], body=b"", inputs=pack({"x": np.array([[1.0, 1.0]], np.float32)}))
     assert place.replay().mismatched == 0
+
+
+def sent(x):
+    return pack({"x": np.array(x, np.float32)})
+
+
+def test_a_feature_that_is_prepared_otherwise_is_named_before_what_it_does_to_the_answer(place):
+    for number in range(10):
+        was = [[number, 1.0], [0.0, 1.0]]
+        place.answered(was, [2 * number + 1, 1.0], inputs=sent(was))
+    place.answered([[1.0, 1.0], [2.0, 1.0]], [3, 4.5], inputs=sent([[1.0, 1.0], [2.0, 0.5]]))
+    found = place.replay()
+    assert (found.prepared, found.compared, found.mismatched) == (11, 11, 1)
+    assert found.features == {"x": 1}
+    assert found.outputs == {"y": 1}
+    worst = found.worst
+    assert (worst.kind, worst.name, worst.logged, worst.replayed) == ("feature", "x[1, 1]", 0.5, 1.0)
+
+
+def test_a_feature_of_a_table_goes_by_its_column(tmp_path):
+    steps = Transforms((Step("tabular.columns", {"columns": [{"name": "age"}, {"name": "body size"}]}),))
+    place = Place(tmp_path, transforms=steps)
+    place.answered([{"age": 3, "body size": 1}], [7], inputs=sent([[3.0, 1.0]]))
+    place.answered([{"age": 3, "body size": 1}], [7], inputs=sent([[3.0, 100.0]]))
+    place.answered([{"age": 3, "body size": 1}], [7], inputs=sent([[3.0]]))
+    found = place.replay()
+    assert found.features == {"body size": 1, "x": 1}
+    assert found.mismatched == 2
+    assert found.worst.name == "x (another shape)"
+
+
+def test_without_both_features_are_not_compared(place):
+    place.answered([[1.0, 1.0]], [3])
+    place.answered(None, [3], body=b"", inputs=sent([[1.0, 1.0]]))
+    found = place.replay()
+    assert (found.compared, found.prepared, found.features) == (2, 0, {})
 
 
 def test_an_empty_log_has_no_share(place):

@@ -1,7 +1,7 @@
 """What triggers go by: drift, quality and labels of a model, measured by a job and kept for the control loop."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -16,6 +16,9 @@ from rung.ports import BlobStore
 from rung.settings.project import ModelSettings, ProjectSettings
 from rung.store.blobs import open_store
 from rung.training.run import under
+
+if TYPE_CHECKING:
+    from rung.training.skew import Skew
 
 __all__ = ["Measured", "last", "measure"]
 
@@ -33,6 +36,8 @@ class Measured(msgspec.Struct, frozen=True):
     """The main figures of live quality, for people."""
     drift: dict[str, Any] = {}
     """Those of drift; empty where nothing asks for it, or nothing is known of the training data."""
+    skew: dict[str, Any] = {}
+    """What answering the latest requests again found; empty where `replay` asks for none."""
 
 
 def last(store: BlobStore, model: str) -> Measured:
@@ -59,10 +64,13 @@ def measure(project: ProjectSettings, folder: Path, model: str, now: float) -> M
     )
     watched, maturity = report.detector, report.maturity_seconds or 0.0
     moved = _drift(store, log, repository, model, section, report)
+    again = _again(store, log, repository, model, section, now)
     labels, labelled = _labels(store, log, model, section, now - maturity)
     evidence = {"quality": watched.why if watched is not None else ""}
     if moved is not None:
         evidence |= {"triage": moved.triage.why, "columns": ", ".join(moved.persistent)}
+    if again is not None:
+        evidence["skew"] = _differing(again)
     seen = Seen(
         at=now,
         labels=labels,
@@ -70,9 +78,10 @@ def measure(project: ProjectSettings, folder: Path, model: str, now: float) -> M
         drifted=moved.confirmed if moved is not None else None,
         triage=moved.triage.kind if moved is not None else "",
         worse=report.fell,
+        skew=again.share.low if again is not None and again.share is not None else None,
         evidence={name: text for name, text in evidence.items() if text},
     )
-    found = Measured(seen, maturity, watched, _figures(report), _told(moved))
+    found = Measured(seen, maturity, watched, _figures(report), _told(moved), msgspec.to_builtins(again) or {})
     store.put(_key(model), msgspec.json.encode(found))
     return found
 
@@ -105,6 +114,23 @@ def _drift(
     except NotFound:
         return None
     return found.report
+
+
+def _again(
+    store: BlobStore, log: Path, repository: BlobStore, model: str, section: ModelSettings, now: float
+) -> "Skew | None":
+    if not section.drift.replay:
+        return None
+    from rung.training.skew import replay
+
+    return replay(store, log, repository, model, now=now, count=section.drift.replay)
+
+
+def _differing(skew: "Skew") -> str:
+    """The worst of what came out otherwise."""
+    if (one := skew.worst) is None:
+        return ""
+    return f"{one.kind} {one.name} of {one.id} was {one.logged:.6g} and is {one.replayed:.6g}"
 
 
 def _told(report: DriftReport | None) -> dict[str, Any]:

@@ -57,6 +57,8 @@ class Seen(msgspec.Struct, frozen=True):
     """What kind of change it is, such as `covariate drift` or `data bug`."""
     worse: bool | None = None
     """Whether quality by its detector is below what it was."""
+    skew: float | None = None
+    """The least that the share of requests can be which come out otherwise when they are answered again."""
     evidence: dict[str, Any] = {}
 
 

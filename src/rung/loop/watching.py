@@ -76,7 +76,7 @@ class Watcher:
             (("disk_free_share",), self._disks),
             (("jobs_dead", "job_wait_seconds"), lambda: self._jobs(now)),
             (("part_failures", "database_locked"), self._parts),
-            (("drift_confirmed", "quality_worse"), self._models),
+            (("drift_confirmed", "quality_worse", "skew_share"), self._models),
             (("rollout_held", "rolled_back"), self._releases),
         ):
             try:
@@ -161,6 +161,8 @@ class Watcher:
                 yield Observation("drift_confirmed", float(seen.drifted), labels, str(seen.evidence.get("triage", "")))
             if seen.worse is not None:
                 yield Observation("quality_worse", float(seen.worse), labels, str(seen.evidence.get("quality", "")))
+            if seen.skew is not None:
+                yield Observation("skew_share", seen.skew, labels, str(seen.evidence.get("skew", "")))
 
     def _releases(self) -> Iterator[Observation]:
         for release in releases.list_releases(self._sources.repository):

@@ -176,6 +176,8 @@ class DriftSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Probability that any column of a window drifts by chance, where nothing has changed."""
     persistence: tuple[_AtLeastOne, _AtLeastOne] = (2, 3)
     """In how many of how many windows a column has to drift until it is confirmed."""
+    replay: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Requests that each look answers again, to tell whether they still come out as they did; 0: none."""
 
     def __post_init__(self) -> None:
         need, of = self.persistence

@@ -48,7 +48,9 @@ class Doubler:
 
 @pytest.fixture
 def log(tmp_path):
-    made = PredictionLog(tmp_path, KEY, replica="r0", policies={"bodies": LogPolicy(inputs="body"), "whole": LogPolicy(inputs="both")})
+    made = PredictionLog(
+        tmp_path, KEY, replica="r0", policies={"bodies": LogPolicy(inputs="body"), "whole": LogPolicy(inputs="both")}
+    )
     made.open()
     yield made
     made.close()

@@ -286,5 +286,7 @@ class Worker:
 
 
 async def _wait(changed: asyncio.Event, seconds: float) -> None:
+    # Not wait_for, which in Python 3.11 loses a cancellation that comes with what it waits for.
     with suppress(TimeoutError):
-        await asyncio.wait_for(changed.wait(), seconds)
+        async with asyncio.timeout(seconds):
+            await changed.wait()

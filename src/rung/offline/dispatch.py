@@ -166,8 +166,10 @@ class Dispatcher:
     async def _wait(self, pause: float) -> None:
         if self._waiting:
             pause = min(pause, self._pace.wait(time.monotonic(), len(self._asking)))
+        # Not wait_for, which in Python 3.11 loses a cancellation that comes with what it waits for.
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), pause)
+            async with asyncio.timeout(pause):
+                await self._changed.wait()
 
     async def _drain(self) -> None:
         until = time.monotonic() + self._options.drain_seconds

@@ -233,7 +233,8 @@ class Manager:
             idle = asyncio.Event()
             batcher.on_idle = idle.set
             with suppress(TimeoutError):
-                await asyncio.wait_for(idle.wait(), _DRAIN)
+                async with asyncio.timeout(_DRAIN):
+                    await idle.wait()
         batcher.close()
         record.servable = record.lanes = None
         record.state, record.reason = VersionState.END, "unloaded"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from rung.domain.errors import NotReady
 from rung.domain.inference import NewItem, NewRequest
-from rung.offline.dispatch import Pace
+from rung.offline.dispatch import Dispatcher, DispatchOptions, Pace
 
 
 def asked(*bodies: bytes, **more) -> NewRequest:
@@ -199,6 +199,20 @@ async def test_what_is_in_flight_at_the_end_is_handed_back(bench, replicas):
     assert bench.requests.get(shown.id).counts == {"waiting": 6}
     leases = bench.queue.take(10)
     assert [lease.attempts for lease in leases] == [1] * 6, "handing back is no try"
+
+
+@pytest.mark.asyncio
+async def test_who_is_cancelled_as_something_changes_ends(bench, replicas):
+    dispatcher = Dispatcher(lambda: bench.queue, bench.database, replicas(), DispatchOptions(poll_seconds=0.01))
+    running = asyncio.create_task(dispatcher.run())
+    async with asyncio.timeout(10):
+        while not dispatcher._changed._waiters:  # it waits for something to change
+            await asyncio.sleep(0)
+    dispatcher._changed.set()
+    running.cancel()
+    done, _ = await asyncio.wait([running], timeout=10)
+    dispatcher.stop()
+    assert done, "the cancellation was lost"
 
 
 @given(st.lists(st.sampled_from(["taken", "refused"]), max_size=300), st.integers(1, 64))

@@ -24,6 +24,7 @@
         ├── StorageFull         no room on the disk; nothing was written
         ├── InvalidData         data that may not be trained on
         └── TrainingFailed      a run that ended without a model
+            └── TrainingKilled  its process was killed from outside; it can go on
 
 Messages are whole sentences for a person. Numbers of a protocol (HTTP, gRPC) are not known here:
 `rung.protocols.status` maps these classes to them.
@@ -50,6 +51,7 @@ __all__ = [
     "StorageFull",
     "TooLarge",
     "TrainingFailed",
+    "TrainingKilled",
     "Unauthenticated",
     "Unsupported",
     "UnsupportedMedia",
@@ -173,3 +175,7 @@ class InvalidData(OperatorError):
 
 class TrainingFailed(OperatorError):
     """A run ended without a model; the registry is as it was."""
+
+
+class TrainingKilled(TrainingFailed):
+    """The process of a run was killed from outside, by somebody or for want of memory; tried again, it goes on."""

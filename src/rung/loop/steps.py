@@ -14,7 +14,15 @@ import msgspec
 from rung.catalog import models, releases
 from rung.data import datasets, validation
 from rung.data.splits import divide
-from rung.domain.errors import BundleError, ConfigurationError, Conflict, InvalidData, NotFound, TrainingFailed
+from rung.domain.errors import (
+    BundleError,
+    ConfigurationError,
+    Conflict,
+    InvalidData,
+    NotFound,
+    TrainingFailed,
+    TrainingKilled,
+)
 from rung.domain.models import Manifest
 from rung.domain.profiles import Profile
 from rung.domain.retraining import Decision, Retraining, Step
@@ -152,6 +160,8 @@ def _train(work: Work) -> _Found:
                     should_stop=work.should_stop,
                 )
             )
+        except TrainingKilled:
+            raise  # nothing is wrong with what was to be learned: the job is tried again, and the run goes on
         except (InvalidData, TrainingFailed, BundleError) as error:
             return "fail", str(error), {}
     watch = watch_of(work.model)

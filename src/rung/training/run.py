@@ -18,6 +18,7 @@ from rung.domain.errors import (
     RungError,
     StorageFull,
     TrainingFailed,
+    TrainingKilled,
     WorkerDied,
 )
 from rung.domain.models import Lineage, Manifest, Transforms
@@ -179,7 +180,7 @@ class _Run:
             except WorkerDied as error:
                 # Without a new checkpoint it would die at the same place again.
                 if restarts >= self._model.run.restarts or self._checkpoint == before:
-                    raise TrainingFailed(self._how_it_died(error)) from None
+                    raise self._end(error) from None
                 restarts, resumed = restarts + 1, True
                 self._tracked.tags({"rung.restarted": str(error)})
                 self._on_event(Restarted(str(error)))
@@ -223,12 +224,18 @@ class _Run:
         step = int(now - self._tracked.since)
         self._tracked.log({f"{SYSTEM}{name}": value for name, value in values.items()}, step, now)
 
-    def _how_it_died(self, error: WorkerDied) -> str:
+    def _end(self, error: WorkerDied) -> TrainingFailed:
+        """Why the run ends with its process."""
         if "SIGKILL" in str(error):
-            return f"{error}: the system's memory may have run out, or somebody ended it; rung train --resume goes on"
+            return TrainingKilled(
+                f"{error}: the system's memory may have run out, or somebody ended it; rung train --resume goes on"
+            )
         if "SIGXCPU" in str(error):
-            return f"training used up its {self._spec.cpu_seconds} seconds of processor time ([models.NAME.run])"
-        return f"training ended by itself: {error}; what it printed is in {self._tracked.folder / OUTPUT}"
+            seconds = self._spec.cpu_seconds
+            return TrainingFailed(f"training used up its {seconds} seconds of processor time ([models.NAME.run])")
+        return TrainingFailed(
+            f"training ended by itself: {error}; what it printed is in {self._tracked.folder / OUTPUT}"
+        )
 
     def _result(self, produced: Produced, peak: int, restarts: int) -> RunResult:
         saved = 1 - produced.last_step / produced.planned if produced.planned > produced.last_step else 0.0

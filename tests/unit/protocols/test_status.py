@@ -23,6 +23,7 @@ EXPECTED = [
     (errors.MissingDependency("x"), 500),
     (errors.InvalidData("x"), 500),
     (errors.TrainingFailed("x"), 500),
+    (errors.TrainingKilled("x"), 500),
     (errors.Unsupported("x"), 501),
     (errors.NotReady("x"), 503),
     (errors.DeadlineExceeded("x"), 504),

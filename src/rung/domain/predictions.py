@@ -66,6 +66,8 @@ class Request(msgspec.Struct, gc=False):
     """When the door had read the whole request."""
     call: Call | None = None
     """The request as it came in; None for a step inside a graph of models."""
+    admitted: bool = False
+    """Whether it was let in before it became tensors: who came later and is larger must not turn it away."""
 
 
 class Response(msgspec.Struct, gc=False):

@@ -1,7 +1,6 @@
 """From what was loaded to what answers: lanes, batcher, joined requests, cache and log, put round one version."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
@@ -17,6 +16,7 @@ from rung.serving.lanes import Lanes
 from rung.serving.loader import Loaded
 from rung.serving.policies import Policy
 from rung.serving.servable import Servable, Wrap
+from rung.serving.transforming import TransformPool
 
 __all__ = ["Assembly", "ManagerOptions"]
 
@@ -49,7 +49,7 @@ class Assembly:
     def __init__(self, options: ManagerOptions) -> None:
         self._options = options
         self._idle = Idle()
-        self._pool = ThreadPoolExecutor(max(options.lanes, 1), thread_name_prefix="rung-transforms")
+        self._pool = TransformPool(max(options.lanes, 1))
 
     def make(
         self, version: AspiredVersion, loaded: Loaded, find: Callable[[str, int | None], Served]
@@ -96,4 +96,4 @@ class Assembly:
 
     def close(self) -> None:
         """End the threads; wait for what they do."""
-        self._pool.shutdown()
+        self._pool.close()

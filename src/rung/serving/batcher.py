@@ -90,7 +90,8 @@ class Batcher:
         """
         if request.priority == LOWEST:
             return self._lowest(request)
-        self._admit(request.priority, request.deadline, request.arrived)
+        if not request.admitted:
+            self._admit(request.priority, request.deadline, request.arrived)
         if self._idle.active:
             self._idle.came(monotonic())
         if self._batched and request.rows > self.cost.cap:
@@ -176,8 +177,12 @@ class Batcher:
 
     # --- admission --------------------------------------------------------------------------
 
-    def admit(self, payload: Payload) -> None:
+    def admit(self, payload: Payload, before: float = 0.0) -> None:
         """Refuse what would be refused once it is tensors, before anybody works on making it so.
+
+        Args:
+            payload: as it came.
+            before: seconds until its transforms would begin.
 
         Raises:
             Overloaded: as for a request.
@@ -185,7 +190,7 @@ class Batcher:
         if payload.priority == LOWEST:
             self._admit_lowest()
         else:
-            self._admit(payload.priority, payload.deadline, payload.arrived)
+            self._admit(payload.priority, payload.deadline, payload.arrived, before)
 
     def expect(self, priority: int, rows: int) -> None:
         """So many rows that were admitted are being made tensors, or, where negative, are no longer."""
@@ -198,10 +203,11 @@ class Batcher:
         busy = self._lanes.count - self._free
         return (self._queue.rows_before(priority) + busy) * self.cost.row() / self._lanes.count
 
-    def _admit(self, priority: int, deadline: float, arrived: float) -> None:
-        if self.inline or self._free:
+    def _admit(self, priority: int, deadline: float, arrived: float, before: float = 0.0) -> None:
+        if (self.inline or self._free) and not before:
             return
-        wait = self.wait(priority)
+        # While it waits for its transforms, those before it are computed.
+        wait = max(self.wait(priority), before)
         left = deadline - monotonic()
         if wait > self._max_wait or wait + self.cost.estimate(1) > left:
             allowed = min(left, self._max_wait)

@@ -73,7 +73,7 @@ class GraphPredictor:
         if not self.inflight and self.on_idle is not None:
             self.on_idle()
 
-    def admit(self, payload: Payload) -> None:
+    def admit(self, payload: Payload, before: float = 0.0) -> None:
         """Let everything in: the models turn away what would wait for too long."""
 
     def expect(self, priority: int, rows: int) -> None:

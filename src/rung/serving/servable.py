@@ -1,8 +1,7 @@
 """One loaded version: what answers when a door has found it."""
 
-import asyncio
 from collections.abc import Callable
-from concurrent.futures import Executor
+from functools import partial
 from time import monotonic
 from typing import Protocol, runtime_checkable
 
@@ -14,6 +13,7 @@ from rung.ports import Model, Predictor
 from rung.serving.batcher import Batcher
 from rung.serving.coalesce import Coalescer
 from rung.serving.graphs import GraphPredictor
+from rung.serving.transforming import Pace, TransformPool
 from rung.transforms.pipeline import Pipeline, Prepared
 
 __all__ = ["Copies", "Servable", "Witness", "Wrap"]
@@ -43,7 +43,9 @@ class Servable:
     """`ports.Served`: a model with its batcher and its bundle's transforms."""
 
     __slots__ = (
+        "_finishing",
         "_pool",
+        "_preparing",
         "base",
         "batcher",
         "coalescer",
@@ -64,7 +66,7 @@ class Servable:
         model: Model | None,
         batcher: Batcher | GraphPredictor,
         pipeline: Pipeline,
-        pool: Executor,
+        pool: TransformPool,
     ) -> None:
         self.manifest = manifest
         self.digest = digest
@@ -83,6 +85,7 @@ class Servable:
         self.predict: Predictor = self.base
         """The `Predictor` that doors call; no frame of ours in between where nothing is wanted there."""
         self._pool = pool
+        self._preparing, self._finishing = Pace(), Pace()
 
     def compose(self, mirror: Copies | None = None) -> None:
         """Put `predict` together anew: what computes, copies for a shadow, and the log round both."""
@@ -101,15 +104,16 @@ class Servable:
         # Before any work: nobody should wait for an answer that cannot be given.
         items = len(payload.value) if isinstance(payload.value, list) else 1
         media = pipeline.negotiate(accept, items if payload.kind == "image" else 1)
-        if not pipeline.cheap:
-            self._admit(payload, items)
+        admitted = not pipeline.cheap and self._admit(payload, items)
         # The handle covers the transforms too: this version must not go between them and the model.
         batcher.inflight += 1
         try:
             began = monotonic()
             prepared = await self._prepare(payload, items)
             ready = monotonic()
-            response: Response = await self.predict(_request(payload, prepared.inputs, prepared.rows))
+            request = _request(payload, prepared.inputs, prepared.rows)
+            request.admitted = admitted
+            response: Response = await self.predict(request)
             answered = monotonic()
             media, body = await self._render(response, prepared, media)
         finally:
@@ -132,27 +136,30 @@ class Servable:
             return self.pipeline.prepare(payload)
         self.batcher.expect(payload.priority, rows)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, self.pipeline.prepare, payload)
+            return await self._pool.run(self._preparing, rows, partial(self.pipeline.prepare, payload))
         finally:
             self.batcher.expect(payload.priority, -rows)
 
-    def _admit(self, payload: Payload, rows: int) -> None:
-        """Refuse before the transforms, which cost more than that, what would be refused after them."""
+    def _admit(self, payload: Payload, rows: int) -> bool:
+        """Refuse before the transforms, which cost more than that, what would be refused after them.
+
+        Whether it was let in for good: where its answer may be known, that is decided after the transforms.
+        """
         if self.knows and payload.priority != LOWEST:
-            return
+            return False
         try:
-            self.batcher.admit(payload)
+            self.batcher.admit(payload, self._pool.wait())
         except Overloaded as error:
             if isinstance(self.predict, Witness):
                 self.predict.refused(_request(payload, {}, rows), error)
             raise
+        return True
 
     async def _render(self, response: Response, prepared: Prepared, media: str) -> tuple[str, bytes]:
         if self.pipeline.cheap:
             return _finish(self.pipeline, response, prepared, media)
-        return await asyncio.get_running_loop().run_in_executor(
-            self._pool, _finish, self.pipeline, response, prepared, media
-        )
+        finish = partial(_finish, self.pipeline, response, prepared, media)
+        return await self._pool.run(self._finishing, prepared.rows, finish)
 
 
 def _request(payload: Payload, inputs: Tensors, rows: int) -> Request:

@@ -1,6 +1,5 @@
 import asyncio
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from time import monotonic
 
@@ -14,6 +13,7 @@ from rung.serving.batcher import Batcher
 from rung.serving.cost import CostModel
 from rung.serving.lanes import Lanes
 from rung.serving.servable import Servable
+from rung.serving.transforming import TransformPool
 from rung.testing.scripted import ScriptedModel
 from rung.transforms.pipeline import Pipeline
 
@@ -33,12 +33,12 @@ def make():
         cost.learn(1, seconds)
         manifest = Manifest("m", 7, "scripted", model.signature, transforms=transforms or Transforms())
         batcher = Batcher("m", 7, model, cost, lanes or Lanes(1, "test"), threads=1, max_wait=max_wait)
-        pools.append(ThreadPoolExecutor(1, thread_name_prefix="transforms"))
+        pools.append(TransformPool(1))
         return Servable(manifest, "digest", model, batcher, Pipeline.build(manifest), pools[-1])
 
     yield one
     for pool in pools:
-        pool.shutdown()
+        pool.close()
 
 
 async def test_rows_in_and_json_out(make):
@@ -86,7 +86,7 @@ async def test_the_handle_covers_the_transforms_which_run_off_the_loop(make, mon
     gate.set()
     with pytest.raises(InvalidInput):
         await asked
-    assert threads[0].startswith("transforms")
+    assert threads[0].startswith("rung-transforms")
     assert idle == [True]
 
 
@@ -192,6 +192,67 @@ async def test_who_comes_waits_for_what_is_being_prepared_unless_that_can_wait(m
     servable.model.gate.set()
     await first
     await asyncio.to_thread(lanes.close)
+
+
+async def test_who_was_let_in_is_not_turned_away_for_who_came_later_and_is_larger(make, monkeypatch):
+    lanes = Lanes(1, "test")
+    servable = make(PICTURES, seconds=1.0, lanes=lanes)
+    servable.model.gate = threading.Event()
+    gates = {1: threading.Event(), 64: threading.Event()}
+    prepared = servable.pipeline.prepare(Payload("tensors", {"x": np.ones((1, 3), np.float32)}))
+
+    def prepare(payload):
+        gates[len(payload.value)].wait(30)
+        if len(payload.value) == 64:
+            raise InvalidInput("not a picture")
+        return prepared
+
+    monkeypatch.setattr(servable.pipeline, "prepare", prepare)
+    lanes.open()
+    first = asyncio.ensure_future(servable.batcher(Request({"x": np.ones((1, 3), np.float32)})))
+    await asyncio.to_thread(servable.model.entered.wait, 30)
+    small, large = (
+        asyncio.ensure_future(servable.respond(Payload("image", [b""] * rows, arrived=monotonic()), JSON))
+        for rows in (1, 64)
+    )
+    await asyncio.sleep(0)
+    gates[1].set()
+    async with asyncio.timeout(30):
+        while servable.batcher.inflight < 4 and not small.done():  # its ticket is the fourth handle
+            await asyncio.sleep(0.001)
+    assert not small.done()
+    servable.model.gate.set()
+    gates[64].set()
+    await first
+    assert (await small).body
+    with pytest.raises(InvalidInput):
+        await large
+    await asyncio.to_thread(lanes.close)
+
+
+async def test_where_the_transforms_are_what_takes_long_who_would_wait_too_long_for_them_is_refused(make, monkeypatch):
+    servable = make(PICTURES, max_wait=0.5)
+    servable._preparing.learn(1, 1.0)
+    entered, gate, asked = threading.Event(), threading.Event(), []
+
+    def prepare(payload):
+        asked.append(payload)
+        entered.set()
+        gate.wait(30)
+        raise InvalidInput("not a picture")
+
+    monkeypatch.setattr(servable.pipeline, "prepare", prepare)
+    first = asyncio.ensure_future(servable.respond(Payload("image", b"", arrived=monotonic()), JSON))
+    await asyncio.to_thread(entered.wait, 30)
+    with pytest.raises(Overloaded, match="in 1000 ms") as told:
+        await servable.respond(Payload("image", b"", arrived=monotonic()), JSON)
+    assert told.value.retry_after == pytest.approx(0.75)
+    assert len(asked) == 1
+    gate.set()
+    with pytest.raises(InvalidInput):
+        await first
+    with pytest.raises(InvalidInput):
+        await servable.respond(Payload("image", b"", arrived=monotonic()), JSON)
 
 
 async def test_tensors_pass_as_they_are(make):

@@ -22,7 +22,7 @@ from rung import plugins, settings
 from rung.api import application
 from rung.domain import errors
 from rung.protocols import status
-from rung.settings import alerts, front, project, scaling, scoring
+from rung.settings import alerts, front, offline, project, scaling, scoring
 
 REFERENCE = Path(__file__).parent / "reference"
 SOURCE = Path(__file__).parents[1] / "src"
@@ -91,6 +91,7 @@ SECTIONS = (
     (scaling.ReplicaCount, ""),
     (project.LogSection, ""),
     (project.ReleaseSection, ""),
+    (project.DriftSection, ""),
     (project.RetrainSection, ""),
     (scoring.ScoreSection, ""),
     (alerts.AlertsSection, ""),
@@ -98,6 +99,7 @@ SECTIONS = (
     (project.ControlSettings, "RUNG_CONTROL_"),
     (project.WorkerSettings, "RUNG_WORKERS_"),
     (front.FrontSection, "RUNG_FRONT_"),
+    (offline.OfflineSection, ""),
 )
 """Sections of a project file whose keys stand there, and the beginning of their variables."""
 

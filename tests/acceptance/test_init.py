@@ -50,7 +50,9 @@ def test_a_new_project_trains_and_serves_at_once(template, tmp_path, serve):
         assert "generate" in (project / name).read_text().lower(), name
 
     quick = ("--set", "epochs=1") if template == "segmentation" else ()
-    rung(project, "train", *quick)
+    assert "[info" not in rung(project, "train", *quick), "what libraries log is not for people"
+    name = orjson.loads(rung(project, "models", "list", "--json"))[0]["name"]
+    assert orjson.loads(rung(project, "models", "verify", name, "--json"))["problem"] == ""
 
     served = serve(project / ".rung" / "repository")
     if template == "segmentation":

@@ -147,7 +147,15 @@ def scan(store: BlobStore, name: str = "") -> dict[tuple[str, int], VersionFolde
 def absent(store: BlobStore, name: str, version: int = 0) -> NotFound:
     """What to say where a model, or a version of one, is asked for that is not there: with those that are."""
     there = [one for one in scan(store).values() if one.manifest is not None or one.foreign]
-    versions = [str(one.version) for one in there if one.name == name]
+    own = [one for one in there if one.name == name]
+    foreign = [str(one.version) for one in own if one.manifest is None]
+    if str(version) in foreign or (foreign and not version):
+        which = f"{name} version {version or ', '.join(foreign[-_SHOWN:])}"
+        return NotFound(
+            f"rung did not make {which}, so nothing is known of it but its files: serve it as it is, or take it over "
+            "by rung models import"
+        )
+    versions = [str(one.version) for one in own]
     if versions:
         shown = ["...", *versions[-_SHOWN:]] if len(versions) > _SHOWN else versions
         return NotFound(f"there is no version {version} of {name}; there are {', '.join(shown)}")

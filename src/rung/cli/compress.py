@@ -8,6 +8,7 @@ from rung.catalog import models
 from rung.cli.printing import print_json
 from rung.settings.file import project_here
 from rung.store.blobs import open_store
+from rung.telemetry import configure_logs
 from rung.training.compress.plans import Wanted
 from rung.training.compress.report import table_of
 from rung.training.compress.run import compress
@@ -21,6 +22,7 @@ def run(name: str, version: int | None, wanted: Wanted, repository: str, *, as_j
     Raises:
         as `rung.training.compress.compress`.
     """
+    configure_logs(level="warning")
     store = open_store(repository)
     number = models.show(store, name, version).version
     # onnxruntime's tools say on the root logger what is being done about already.

@@ -16,11 +16,12 @@ from rung.data.quality import How, measure
 from rung.data.quality_catalog import with_catalog
 from rung.data.quality_watch import moment
 from rung.domain.drift import DriftReport, Window
-from rung.domain.errors import InvalidData
+from rung.domain.errors import InvalidData, NotFound
 from rung.domain.quality import QualityReport
 from rung.settings.file import project_here
 from rung.settings.project import ModelSettings
 from rung.store.blobs import open_store
+from rung.telemetry import configure_logs
 from rung.training.skew import Skew, replay
 
 __all__ = ["Wanted", "run", "show", "show_skew"]
@@ -45,9 +46,10 @@ def run(where: Places, model: str, wanted: Wanted, *, as_json: bool) -> int:
     """Measure, print, and write the page; return the exit code.
 
     Raises:
-        NotFound: there is no such model, or nothing is known of what it was trained on.
+        NotFound: there is no such model, or nothing is known of what it was trained on, and nothing can be replayed.
         InvalidData: the rows to compare with cannot be read.
     """
+    configure_logs(level="warning")
     settings = project_here().models.get(model, ModelSettings())
     rule = settings.drift
     if wanted.window or wanted.seconds:
@@ -61,21 +63,32 @@ def run(where: Places, model: str, wanted: Wanted, *, as_json: bool) -> int:
     now, repository = time.time(), open_store(where.repository)
     how = with_catalog(How(maturity=settings.release.maturity), repository, model)
     quality: QualityReport = measure(where.store(), where.log, model, now=now, how=how)
-    found = drift.examine(
-        where.store(),
-        where.log,
-        repository,
-        model,
-        settings,
-        now=now,
-        version=wanted.version,
-        against=against,
-        quality_fell=quality.fell,
-        coverage_moved=quality.uneven,
-    )
     skew = None
     if wanted.replay:
         skew = replay(where.store(), where.log, repository, model, now=now, count=wanted.replay)
+    try:
+        found = drift.examine(
+            where.store(),
+            where.log,
+            repository,
+            model,
+            settings,
+            now=now,
+            version=wanted.version,
+            against=against,
+            quality_fell=quality.fell,
+            coverage_moved=quality.uneven,
+        )
+    except NotFound as error:
+        # What it answers can be compared with what it answered, whatever it has learned from.
+        if skew is None or not skew.requests:
+            raise
+        if as_json:
+            print_json({"skew": skew, "notes": [str(error)]})
+        else:
+            show_skew(skew)
+            print(f"note: no drift is measured: {error}")
+        return 0
     if as_json:
         print_json({**msgspec.to_builtins(found.report), "skew": msgspec.to_builtins(skew)} if skew else found.report)
     else:
@@ -121,9 +134,7 @@ def show_skew(skew: Skew) -> None:
         which = ", ".join(f"{name} differs in {count:,}" for name, count in skew.features.items())
         print(f"features: of {skew.prepared:,} requests prepared anew, {which or 'none differs'}")
     if skew.worst is not None:
-        one = skew.worst
-        figures = f"was {one.logged:.6g} and is {one.replayed:.6g}"
-        print(f"worst: {one.kind} {one.name} of {one.id} {figures} (version {one.version})")
+        print(f"worst: {skew.worst}")
     for reason, count in skew.skipped.items():
         print(f"note: {count:,} requests are left out: {reason}")
 

@@ -6,6 +6,7 @@ import orjson
 from rung.catalog.imports import import_models
 from rung.domain.errors import OperatorError
 from rung.store.blobs import open_store
+from rung.telemetry import configure_logs
 
 __all__ = ["run"]
 
@@ -16,6 +17,7 @@ def run(source: str, repository: str, name: str | None, *, trust: bool, as_json:
     Raises:
         OperatorError: nothing could be imported.
     """
+    configure_logs(level="warning")
     report = import_models(open_store(repository), source, name=name or "", trust=trust)
     if as_json:
         print(orjson.dumps(msgspec.to_builtins(report), option=orjson.OPT_INDENT_2).decode())

@@ -14,6 +14,7 @@ from rung.domain.models import Manifest, Transforms
 from rung.domain.names import name_from
 from rung.domain.tensors import TensorSpec
 from rung.store.blobs import open_store
+from rung.telemetry import configure_logs
 
 __all__ = ["delete", "export", "list_models", "register", "show", "verify"]
 
@@ -32,6 +33,7 @@ def register(
     as_json: bool,
 ) -> None:
     """Publish a model file as the next version."""
+    configure_logs(level="warning")
     path = Path(artifact)
     if not path.exists() and ":" in artifact:
         raise InvalidInput(
@@ -167,6 +169,7 @@ def verify(name: str, version: int | None, repository: str, *, as_json: bool) ->
     Raises:
         OperatorError: the version may not be served.
     """
+    configure_logs(level="warning")
     found = catalog.verify(open_store(repository), name, version)
     if as_json:
         print_json(found)

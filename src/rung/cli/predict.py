@@ -95,7 +95,9 @@ def _local(target: str, stack: ExitStack) -> Answerer:
     from rung.protocols.bodies import payload_of
     from rung.protocols.media import accepted, content_type
     from rung.serving.loader import load
+    from rung.telemetry import configure_logs
 
+    configure_logs(level="warning")
     source = open_source(target, None, Path(".rung/cache"))
     # Twice: a folder that was copied just now is offered when it has held still.
     versions = source.poll() or source.poll()

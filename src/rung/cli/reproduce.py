@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rung.cli.printing import print_json, print_table
 from rung.settings.file import load_project
+from rung.telemetry import configure_logs
 from rung.training import runs
 from rung.training.reproduce import reproduce
 
@@ -13,6 +14,7 @@ __all__ = ["run"]
 
 def run(name: str, *, same_environment: bool, as_json: bool) -> None:
     """Run it again and print the grade; the exit code is 0 for `bit-equal` and `within tolerance`."""
+    configure_logs(level="warning")
     folder = Path()
     found = runs.find(folder, name)
 

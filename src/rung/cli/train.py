@@ -18,6 +18,7 @@ from rung.domain.names import rather
 from rung.domain.runs import RunResult
 from rung.settings.file import load_project
 from rung.settings.project import ModelSettings, ProjectSettings
+from rung.telemetry import configure_logs
 from rung.training import events
 from rung.training.params import with_params
 from rung.training.run import spec_of, train_model
@@ -37,6 +38,7 @@ def run(
     as_json: bool,
 ) -> None:
     """Train, showing how far it is; Ctrl-C once saves and ends, twice ends at once."""
+    configure_logs(level="warning")
     folder = Path()
     project = load_project(folder)
     wanted = {key: value for key, value in given.items() if value is not None}

@@ -12,6 +12,7 @@ from rung.domain.errors import InvalidInput
 from rung.domain.studies import Pruner, Sampler, State, StudyPlan, StudyResult, TrialResult
 from rung.settings.file import load_project
 from rung.settings.project import ModelSettings
+from rung.telemetry import configure_logs
 from rung.training import events
 from rung.training.run import spec_of
 from rung.training.tuning import newest, next_name, plan_of, register_winner, tune
@@ -32,6 +33,7 @@ class Wanted(msgspec.Struct, frozen=True):
 
 def run(name: str, changes: Sequence[str], wanted: Wanted, *, register: bool, as_json: bool) -> None:
     """Search, showing each trial; Ctrl-C once puts back what is under way and ends, twice ends at once."""
+    configure_logs(level="warning")
     folder = Path.cwd()
     project = load_project(folder)
     name, model = model_of(project, name)

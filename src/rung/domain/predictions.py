@@ -10,12 +10,14 @@ import msgspec
 
 from rung.domain.tensors import Tensors
 
-__all__ = ["LOWEST", "NEVER", "Answer", "Call", "Payload", "Request", "Response", "Statistics", "Timing"]
+__all__ = ["LOWEST", "NEVER", "PREDICT", "Answer", "Call", "Payload", "Request", "Response", "Statistics", "Timing"]
 
 NEVER = float("inf")
 """A deadline that does not come."""
 LOWEST = 999
 """The priority of what is answered only while nobody else asks."""
+PREDICT = "predict"
+"""The door whose bodies the log can be asked with again."""
 
 
 class Call(msgspec.Struct, gc=False):
@@ -47,6 +49,8 @@ class Call(msgspec.Struct, gc=False):
     """Models that the key is for; empty: every one."""
     tester: bool = False
     """Whether the key lets its holder pick an arm."""
+    door: str = ""
+    """`PREDICT`, where the body is a whole request in one of the forms that `/predict` reads."""
 
 
 class Request(msgspec.Struct, gc=False):

@@ -85,6 +85,8 @@ class PredictionRecord(msgspec.Struct, array_like=True, tag=1, gc=False):
     """The version's bytes: the first 16 hexadecimal digits of their identity."""
     predicted: str = ""
     """The likeliest class, of one row of a classifier whose answers are summarised."""
+    door: str = ""
+    """`predict`, where the body can be read as `/predict` reads it; kept with the body."""
 
 
 class ShadowRecord(msgspec.Struct, array_like=True, tag=2, gc=False):

@@ -177,7 +177,7 @@ RULES: tuple[AlertRule, ...] = (
         above=0,
         absent_resolves=True,
         cause="model",
-        says="at least {percent} of what {model} was asked comes out otherwise when it is answered again",
+        says="what {model} was asked comes out otherwise when it is answered again",
         way_out="rung drift {model} --replay 200 names what differs; rung models verify {model} checks its files",
         false_alarms="none where a model answers the same input alike: any difference beyond its tolerance counts",
     ),

@@ -64,13 +64,11 @@ def measure(project: ProjectSettings, folder: Path, model: str, now: float) -> M
     )
     watched, maturity = report.detector, report.maturity_seconds or 0.0
     moved = _drift(store, log, repository, model, section, report)
-    again = _again(store, log, repository, model, section, now)
+    again, skew = _again(store, log, repository, model, section, now)
     labels, labelled = _labels(store, log, model, section, now - maturity)
-    evidence = {"quality": watched.why if watched is not None else ""}
+    evidence = {"quality": watched.why if watched is not None else "", "skew": skew}
     if moved is not None:
         evidence |= {"triage": moved.triage.why, "columns": ", ".join(moved.persistent)}
-    if again is not None:
-        evidence["skew"] = _differing(again)
     seen = Seen(
         at=now,
         labels=labels,
@@ -118,19 +116,22 @@ def _drift(
 
 def _again(
     store: BlobStore, log: Path, repository: BlobStore, model: str, section: ModelSettings, now: float
-) -> "Skew | None":
+) -> "tuple[Skew | None, str]":
+    """What answering the latest requests again found, and in words what is wrong: with them, or with looking."""
     if not section.drift.replay:
-        return None
+        return None, ""
     from rung.training.skew import replay
 
-    return replay(store, log, repository, model, now=now, count=section.drift.replay)
-
-
-def _differing(skew: "Skew") -> str:
-    """The worst of what came out otherwise."""
-    if (one := skew.worst) is None:
-        return ""
-    return f"{one.kind} {one.name} of {one.id} was {one.logged:.6g} and is {one.replayed:.6g}"
+    try:
+        found = replay(store, log, repository, model, now=now, count=section.drift.replay)
+    except Exception as error:  # noqa: BLE001 - a model's own code runs here, and triggers go by all the rest
+        return None, f"requests cannot be answered again: {error}"
+    if found.share is None:
+        reason, count = next(iter(found.skipped.items()), ("", 0))
+        return found, f"none of {found.requests} requests could be compared; {count}: {reason}" if count else ""
+    if found.worst is None:
+        return found, ""
+    return found, f"{found.mismatched} of {found.compared} requests, at least {found.share.low:.2%}: {found.worst}"
 
 
 def _told(report: DriftReport | None) -> dict[str, Any]:

@@ -101,12 +101,13 @@ class Retrainer:
         current = releases.current(self._repository, name)
         rolling = current is not None and current.rollout is not None
         seen = measuring.last(self._data, name).seen
-        every = self._models[name].retrain.watch
+        section = self._models[name]
+        every = section.retrain.watch
         if past and not past[-1].over:
             # Nothing can be asked for now, and who trains needs the cores.
             every = max(every, _BUSY)
         # A measurement of the future was made before the clock was set back.
-        if policy.watches and not 0 <= now - seen.at < every:
+        if (policy.watches or section.drift.replay) and not 0 <= now - seen.at < every:
             self._watch(name, seen.at, now)
         decided = plan(policy, seen, past, now, tick=tick, rolling=rolling)
         if decided.request is not None:

@@ -161,7 +161,8 @@ class Watcher:
                 yield Observation("drift_confirmed", float(seen.drifted), labels, str(seen.evidence.get("triage", "")))
             if seen.worse is not None:
                 yield Observation("quality_worse", float(seen.worse), labels, str(seen.evidence.get("quality", "")))
-            if seen.skew is not None:
+            if seen.skew is not None or "skew" in seen.evidence:
+                # Without a figure it is a hole: that nobody knows is told as well.
                 yield Observation("skew_share", seen.skew, labels, str(seen.evidence.get("skew", "")))
 
     def _releases(self) -> Iterator[Observation]:

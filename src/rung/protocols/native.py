@@ -20,7 +20,7 @@ import orjson
 
 from rung import __version__
 from rung.domain.errors import InvalidInput
-from rung.domain.predictions import LOWEST, NEVER, Call, Request
+from rung.domain.predictions import LOWEST, NEVER, PREDICT, Call, Request
 from rung.domain.tensors import DATATYPES, Array, TensorSpec
 from rung.ports import Directory, Served
 from rung.protocols.bodies import RAW, payload_of, shape_from, shape_of
@@ -175,6 +175,7 @@ class Native:
         payload.priority = plan.priority
         payload.arrived = arrived
         payload.call = call
+        call.door = PREDICT
         parsed = monotonic()
         answer = await served.respond(payload, plan.accept)
         if answer.version != bound.answered:

@@ -215,7 +215,7 @@ class Logged:
             for array in inputs.values():
                 size += array.nbytes
         if self._body:
-            record.body = call.body
+            record.body, record.door = call.body, call.door
             size += len(call.body)
             record.media = call.headers.get(b"content-type", b"").decode("latin-1")
         if not self._log.writer.append(record, size):

@@ -7,31 +7,38 @@ log has both what was sent and what was made of it, feature by feature.
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
-import numpy as np
 
 from rung.catalog import bundles
 from rung.data.predictions import scan
-from rung.domain.errors import BundleError, ConfigurationError, NotFound, RungError
+from rung.domain.errors import ConfigurationError, RungError, WorkerDied
 from rung.domain.models import Manifest
 from rung.domain.packing import unpack
-from rung.domain.tensors import Array
+from rung.domain.predictions import PREDICT
+from rung.domain.tensors import Tensors
 from rung.plugins import RUNTIMES, resolve
 from rung.ports import BlobStore, LoadOptions, Model
 from rung.protocols.bodies import payload_of
+from rung.protocols.media import content_type
 from rung.stats.intervals import Interval, clopper_pearson
+from rung.training.differences import ANOTHER, Apart, Tolerance
 from rung.transforms.pipeline import Pipeline
 from rung.transforms.schema import Column
 
 __all__ = ["Different", "Skew", "replay"]
 
-_COLUMNS = ("version", "rows", "error", "body", "media", "inputs", "outputs", "output_summary")
+_COLUMNS = ("version", "rows", "error", "body", "media", "door", "inputs", "outputs", "output_summary")
 _SHOWN = 5
+_UNKNOWN = 'what was asked is not logged: set [models.NAME.serve.log] inputs = "body"'
+_UNREAD = (
+    "they came in by another door than /predict, whose bodies are not read again: "
+    'set [models.NAME.serve.log] inputs = "both"'
+)
 
 
 class Different(msgspec.Struct, frozen=True):
@@ -44,7 +51,13 @@ class Different(msgspec.Struct, frozen=True):
     name: str
     """Of the feature or output that differs, with the place of its value or the figure of its summary."""
     logged: float
+    """NaN where it cannot be put in a number."""
     replayed: float
+    """The same."""
+
+    def __str__(self) -> str:
+        figures = f" was {self.logged:.6g} and is {self.replayed:.6g}" if self.logged == self.logged else ""
+        return f"{self.kind} {self.name} of {self.id}{figures} (version {self.version})"
 
 
 class Skew(msgspec.Struct, frozen=True):
@@ -96,17 +109,16 @@ def replay(
         atol: what it may differ by beyond that.
     """
     found = _latest(store, log, model, now, count)
-    tally = _Tally(rtol, atol)
+    tally = _Tally(Tolerance(rtol, atol))
     for version in sorted({row["version"] for row in found}):
         own = [row for row in found if row["version"] == version]
         try:
-            with _loaded(repository, model, version) as (manifest, loaded):
-                pipeline = Pipeline.build(manifest)
-                columns = _columns(manifest)
-                for row in own:
-                    tally.add(row, manifest, pipeline, loaded, columns)
-        except (NotFound, BundleError, ConfigurationError) as error:
-            tally.skipped[f"version {version} cannot be loaded: {error}"] += len(own)
+            with _loaded(repository, model, version) as loaded:
+                while own:
+                    tally.add(own[0], loaded)
+                    own.pop(0)
+        except RungError as error:
+            tally.skipped[f"version {version} cannot be asked: {error}"] += len(own)
     share = clopper_pearson(tally.mismatched, tally.compared) if tally.compared else None
     return Skew(
         model=model,
@@ -135,8 +147,29 @@ def _latest(store: BlobStore, log: Path | None, model: str, now: float, count: i
     return rows.filter(pl.col("error") == "").tail(count).to_dicts()
 
 
+class _Loaded:
+    """A version, ready to answer."""
+
+    def __init__(self, manifest: Manifest, model: Model) -> None:
+        self.manifest = manifest
+        self.columns = _columns(manifest)
+        specs = (*manifest.signature.inputs, *manifest.signature.outputs)
+        self.bfloat = frozenset(spec.name for spec in specs if spec.datatype == "BF16")
+        self._pipeline, self._model = Pipeline.build(manifest), model
+
+    def prepare(self, row: dict[str, Any]) -> Tensors | None:
+        """What the bundle's steps make of the body today; None where it is not here, or came in by another door."""
+        if not row["body"] or row["door"] != PREDICT:
+            return None
+        media, parameters = content_type(row["media"].encode("latin-1"))
+        return self._pipeline.prepare(payload_of(row["body"], media, parameters, self.manifest)).inputs
+
+    def predict(self, inputs: Tensors) -> Tensors:
+        return self._model.predict(inputs, 1)
+
+
 @contextmanager
-def _loaded(repository: BlobStore, name: str, version: int) -> Iterator[tuple[Manifest, Model]]:
+def _loaded(repository: BlobStore, name: str, version: int) -> Iterator[_Loaded]:
     with tempfile.TemporaryDirectory(prefix="rung-skew-") as folder:
         manifest, _ = bundles.read_version(repository, name, version)
         if manifest.graph is not None:
@@ -144,25 +177,14 @@ def _loaded(repository: BlobStore, name: str, version: int) -> Iterator[tuple[Ma
         fetched = bundles.fetch(repository, name, version, Path(folder))
         model: Model = resolve(RUNTIMES, manifest.runtime, "runtime")().load(fetched.artifact, LoadOptions(threads=1))
         try:
-            yield manifest, model
+            yield _Loaded(manifest, model)
         finally:
             model.close()
 
 
-class _Apart(NamedTuple):
-    """The values of one feature or output that are furthest apart."""
-
-    excess: float
-    """By which they are further apart than they may be."""
-    logged: float
-    replayed: float
-    where: str = ""
-    """To be put behind the name."""
-
-
 class _Tally:
-    def __init__(self, rtol: float, atol: float) -> None:
-        self._rtol, self._atol = rtol, atol
+    def __init__(self, tolerance: Tolerance) -> None:
+        self._tolerance = tolerance
         self.compared = self.mismatched = self.exact = self.prepared = 0
         self.outputs: Counter[str] = Counter()
         self.features: Counter[str] = Counter()
@@ -170,14 +192,7 @@ class _Tally:
         self.examples: list[Different] = []
         self.worst: tuple[bool, float, Different] | None = None
 
-    def add(
-        self,
-        row: dict[str, Any],
-        manifest: Manifest,
-        pipeline: Pipeline,
-        model: Model,
-        columns: Mapping[str, tuple[str, ...]],
-    ) -> None:
+    def add(self, row: dict[str, Any], version: _Loaded) -> None:
         """Answer one request again."""
         logged = unpack(msgspec.msgpack.decode(row["outputs"])) if row["outputs"] else None
         summary = {one["name"]: (one["mean"], one["least"], one["greatest"]) for one in row["output_summary"] or ()}
@@ -185,25 +200,31 @@ class _Tally:
             self.skipped['answers are not logged: set [models.NAME.serve.log] outputs = "tensors"'] += 1
             return
         sent = unpack(msgspec.msgpack.decode(row["inputs"])) if row["inputs"] else None
-        if sent is None and not row["body"]:
-            self.skipped['what was asked is not logged: set [models.NAME.serve.log] inputs = "body"'] += 1
-            return
         try:
-            made = _prepared(row, manifest, pipeline) if row["body"] else None
-            outputs = model.predict(made or sent or {}, 1)
+            made = version.prepare(row)
+            inputs = sent if made is None else made
+            if inputs is None:
+                self.skipped[_UNREAD if row["body"] else _UNKNOWN] += 1
+                return
+            outputs = version.predict(inputs)
+        except WorkerDied:
+            raise
         except RungError as error:
             # It was answered once, so whatever refuses it now is a difference.
-            self._differs(row, "output", f"refused: {error}", _Apart(np.inf, np.nan, np.nan))
             self.compared += 1
             self.mismatched += 1
+            self._differs(row, "output", f"refused: {error}", ANOTHER)
             return
         self.compared += 1
         self.exact += logged is not None
-        apart = self._values(logged, outputs, {}) if logged is not None else self._summaries(summary, outputs)
-        moved: dict[str, _Apart] = {}
+        if logged is not None:
+            apart = self._tolerance.values(logged, outputs, bfloat=version.bfloat)
+        else:
+            apart = self._tolerance.summaries(summary, outputs, version.bfloat)
+        moved: dict[str, Apart] = {}
         if sent is not None and made is not None:
             self.prepared += 1
-            moved = self._values(sent, made, columns)
+            moved = self._tolerance.values(sent, made, version.columns, version.bfloat)
         self.mismatched += bool(apart or moved)
         for name, one in moved.items():
             self.features[name] += 1
@@ -212,77 +233,13 @@ class _Tally:
             self.outputs[name] += 1
             self._differs(row, "output", name, one)
 
-    def _differs(self, row: dict[str, Any], kind: Literal["feature", "output"], name: str, apart: _Apart) -> None:
+    def _differs(self, row: dict[str, Any], kind: Literal["feature", "output"], name: str, apart: Apart) -> None:
         one = Different(row["id"], row["version"], kind, f"{name}{apart.where}", apart.logged, apart.replayed)
         if len(self.examples) < _SHOWN:
             self.examples.append(one)
         rank = (kind == "feature", apart.excess)
         if self.worst is None or rank > self.worst[:2]:
             self.worst = (*rank, one)
-
-    def _values(
-        self, logged: Mapping[str, Array], replayed: Mapping[str, Any], columns: Mapping[str, tuple[str, ...]]
-    ) -> dict[str, _Apart]:
-        """What differs; by column where the last dimension has names."""
-        found = {}
-        for name, was in logged.items():
-            now = replayed.get(name)
-            if now is None or np.shape(now) != was.shape:
-                found[name] = _Apart(np.inf, np.nan, np.nan, " (another shape)")
-                continue
-            if was.dtype.kind not in "fiub":
-                if any(_text(a) != _text(b) for a, b in zip(was.ravel(), np.ravel(now), strict=True)):
-                    found[name] = _Apart(np.inf, np.nan, np.nan, " (another text)")
-                continue
-            now = np.asarray(now)
-            excess = self._excess(was.astype(np.float64), now.astype(np.float64))
-            names = columns.get(name, ())
-            if was.ndim and len(names) == was.shape[-1]:
-                for place, column in enumerate(names):
-                    one = _furthest(excess[..., place], was[..., place], now[..., place])
-                    if one is not None and (column not in found or one.excess > found[column].excess):
-                        found[column] = one._replace(where="")
-            elif (one := _furthest(excess, was, now)) is not None:
-                found[name] = one
-        return found
-
-    def _summaries(self, summary: dict[str, tuple[float, float, float]], outputs: Any) -> dict[str, _Apart]:
-        found = {}
-        for name, was in summary.items():
-            if name not in outputs:
-                found[name] = _Apart(np.inf, np.nan, np.nan, " (gone)")
-                continue
-            values = np.asarray(outputs[name], np.float64)
-            values = values[np.isfinite(values)]
-            now = (values.mean(), values.min(), values.max()) if values.size else (0.0, 0.0, 0.0)
-            excess = self._excess(np.array(was), np.array(now))
-            if excess.max() > 0:
-                place = int(excess.argmax())
-                figure = ("mean", "least", "greatest")[place]
-                found[name] = _Apart(float(excess[place]), float(was[place]), float(now[place]), f" {figure}")
-        return found
-
-    def _excess(self, was: Array, now: Array) -> Array:
-        """By how much each value is further away than it may be; what is not finite on one side only is infinitely."""
-        same = (was == now) | (np.isnan(was) & np.isnan(now))
-        with np.errstate(invalid="ignore"):
-            apart: Array = np.abs(was - now) - (self._atol + self._rtol * np.abs(was))
-        return np.where(same, -1.0, np.where(np.isfinite(apart), apart, np.inf))
-
-
-def _furthest(excess: Array, was: Array, now: Array) -> _Apart | None:
-    """The values that are furthest apart; None where none is too far."""
-    if not excess.size or excess.max() <= 0:
-        return None
-    place = np.unravel_index(int(excess.argmax()), excess.shape)
-    where = f"[{', '.join(map(str, place))}]" if place else ""
-    return _Apart(float(excess[place]), float(was[place]), float(now[place]), where)
-
-
-def _prepared(row: dict[str, Any], manifest: Manifest, pipeline: Pipeline) -> Any:
-    """What the bundle's steps make of the body today."""
-    media = row["media"].partition(";")[0].strip().lower()
-    return pipeline.prepare(payload_of(row["body"], media, {}, manifest)).inputs
 
 
 def _columns(manifest: Manifest) -> dict[str, tuple[str, ...]]:
@@ -292,7 +249,3 @@ def _columns(manifest: Manifest) -> dict[str, tuple[str, ...]]:
         columns = msgspec.convert(steps[0].params["columns"], tuple[Column, ...])
         return {inputs[0].name: tuple(one.name for one in columns for _ in range(one.width))}
     return {one.name: one.columns for one in inputs}
-
-
-def _text(value: Any) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

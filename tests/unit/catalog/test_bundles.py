@@ -119,6 +119,10 @@ def test_what_is_not_there_is_said_with_what_is(store: DiskStore) -> None:
         ("zzz", 0, "there is no model zzz; there are " + ", ".join(f"other{n:02}" for n in range(10)) + ", ..."),
     ):
         assert str(bundles.absent(store, name, version)) == said
+    store.put("scale/99/model.scale", b"by hand")
+    assert str(bundles.absent(store, "scale", 99)).startswith("rung did not make scale version 99, so nothing is known")
+    store.put("mine/1/model.scale", b"by hand")
+    assert str(bundles.absent(store, "mine")).startswith("rung did not make mine version 1, so nothing is known")
 
 
 def test_nothing_is_visible_before_the_manifest(store: DiskStore) -> None:

@@ -50,6 +50,7 @@ def run(tmp_path, monkeypatch):
                 unit=f"u{number}",
                 body=orjson.dumps([[a, b]]),
                 media="application/json",
+                door="predict",
                 inputs=pack({"x": np.array([[a + (number == 595), b]], np.float32)}) if number >= 580 else None,
                 output_summary={"y": (said, said, said)},
             )
@@ -91,6 +92,13 @@ def test_json_is_the_report(run):
     assert found["triage"]["kind"] == "covariate drift"
     assert found["skew"]["compared"] == 5
     assert not Path(".rung/drift").exists()
+
+
+def test_requests_are_answered_again_where_nothing_is_known_of_the_training_data(run):
+    said = run("price", "--replay", "50").output
+    assert "skew: 10 of 50 replayed requests come out otherwise" in said
+    assert "note: no drift is measured: " in said
+    assert json.loads(run("price", "--replay", "50", "--json").output)["skew"]["mismatched"] == 10
 
 
 def test_what_is_wrong_is_said(run):

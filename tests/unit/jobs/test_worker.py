@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from rung.domain.errors import NotReady
 from rung.domain.jobs import Handler, Job, NewJob
+from rung.jobs import worker as worker_module
 from rung.jobs.queue import JobStore
 from rung.jobs.worker import Worker, WorkerOptions
 from rung.store.database import open_database
@@ -167,6 +168,20 @@ def test_work_ahead_of_long_jobs_is_left_to_others(store: JobStore) -> None:
         await working
 
     asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def test_a_pause_that_is_cancelled_as_it_ends_is_cancelled() -> None:
+    async def run() -> None:
+        changed = asyncio.Event()
+        pause = asyncio.create_task(worker_module._wait(changed, 30.0))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # wait_for, which would lose it, waits in a task of its own
+        changed.set()
+        pause.cancel()
+        await pause
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(run())
 
 
 class Flaky(JobStore):

@@ -30,7 +30,7 @@ class Place:
         )
         models.register(DiskStore(folder / ".rung/repository"), path, name="m")
 
-    def answered(self, *answers):
+    def answered(self, *answers, door="predict"):
         """Requests of [1, 1], whose answer is 3."""
         writer = SegmentWriter(self.folder / ".rung/log", replica="r0")
         writer.open()
@@ -44,6 +44,7 @@ class Place:
                     1,
                     body=orjson.dumps([[1, 1]]),
                     media="application/json",
+                    door=door,
                     outputs=pack({"y": np.array([[said]], np.float32)}),
                     output_summary={"y": (said, said, said)},
                 )
@@ -71,8 +72,8 @@ def test_what_answers_otherwise_is_told_with_the_least_that_its_share_can_be(tmp
     place.answered(*[3.0] * 30, *[4.0] * 5)
     found = place.measure()
     assert found.seen.skew == pytest.approx(0.187, abs=0.001)  # Clopper-Pearson's bound for 5 of 10
-    assert found.seen.evidence["skew"].startswith("output y[0, 0] of ")
-    assert found.seen.evidence["skew"].endswith(" was 4 and is 3")
+    assert found.seen.evidence["skew"].startswith("5 of 10 requests, at least 18.71%: output y[0, 0] of ")
+    assert found.seen.evidence["skew"].endswith(" was 4 and is 3 (version 1)")
 
 
 def test_nothing_is_answered_again_unless_somebody_asks_for_it(tmp_path):
@@ -82,6 +83,25 @@ def test_nothing_is_answered_again_unless_somebody_asks_for_it(tmp_path):
     assert (found.seen.skew, found.skew) == (None, {})
 
 
+def test_what_cannot_be_answered_again_is_told_and_the_rest_is_measured(tmp_path, monkeypatch):
+    place = Place(tmp_path, replay=10)
+    place.answered(3.0, door="")
+    found = place.measure()
+    assert found.seen.skew is None
+    assert found.seen.evidence["skew"].startswith(
+        "none of 1 requests could be compared; 1: they came in by another door"
+    )
+
+    def fail(*_args, **_more):
+        raise RuntimeError("a bug of the model's own")
+
+    monkeypatch.setattr("rung.training.skew.replay", fail)
+    found = place.measure()
+    assert found.seen.evidence["skew"] == "requests cannot be answered again: a bug of the model's own"
+    assert found.seen.labels == 0
+
+
 def test_a_model_that_nobody_has_asked_has_no_figures(tmp_path):
     found = Place(tmp_path, replay=5).measure()
     assert (found.seen.skew, found.seen.labels, found.seen.labelled, found.quality) == (None, 0, 0, {})
+    assert "skew" not in found.seen.evidence, "nothing is wrong"

@@ -114,9 +114,14 @@ def test_jobs_disks_parts_and_models(tmp_path: Path, jobs: JobStore) -> None:
     jobs.fail(dying, "why")
     part = PartHealth(name="rollouts", in_a_row=3, error="sqlite:x stayed locked by another process")
     found = by_metric(
-        watcher(tmp_path, jobs, [part], m=Seen(drifted=True, worse=None), n=Seen(worse=False, skew=0.1)).observe(
-            NOW + 50
-        )
+        watcher(
+            tmp_path,
+            jobs,
+            [part],
+            m=Seen(drifted=True, worse=None),
+            n=Seen(worse=False, skew=0.1),
+            o=Seen(evidence={"skew": "why"}),
+        ).observe(NOW + 50)
     )
     assert found["jobs_dead"] == [({"kind": "a"}, 0.0), ({"kind": "b"}, 1.0)]
     assert found["job_wait_seconds"] == [({"kind": "a"}, 50.0), ({"kind": "b"}, 0.0)]
@@ -124,7 +129,7 @@ def test_jobs_disks_parts_and_models(tmp_path: Path, jobs: JobStore) -> None:
     assert found["database_locked"] == [({}, 1.0)]
     assert found["drift_confirmed"] == [({"model": "m"}, 1.0)]
     assert found["quality_worse"] == [({"model": "n"}, 0.0)]
-    assert found["skew_share"] == [({"model": "n"}, 0.1)]
+    assert found["skew_share"] == [({"model": "n"}, 0.1), ({"model": "o"}, None)]
     [(_, free)] = found["disk_free_share"]
     assert free is not None
     assert 0 <= free <= 1

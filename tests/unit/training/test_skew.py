@@ -3,6 +3,7 @@ import orjson
 import pytest
 
 from rung.catalog import models
+from rung.domain.errors import MissingDependency
 from rung.domain.identity import Keyring
 from rung.domain.models import Step, Transforms
 from rung.domain.packing import pack
@@ -26,7 +27,7 @@ class Place:
         )
         models.register(self.repository, path, name="m", **declared)
 
-    def answered(self, x, y, *, version=1, tensors=True, body=None, media="application/json", **fields):
+    def answered(self, x, y, *, version=1, tensors=True, body=None, media="application/json", door="predict", **fields):
         number = len(self.records)
         said = np.array(y, np.float32).reshape(-1, 1)
         record = PredictionRecord(
@@ -37,6 +38,7 @@ class Place:
             rows=len(said),
             body=orjson.dumps(x) if body is None else body,
             media=media,
+            door=door,
             output_summary={"y": (float(said.mean()), float(said.min()), float(said.max()))},
             outputs=pack({"y": said}) if tensors else None,
             **fields,
@@ -156,6 +158,40 @@ def test_without_both_features_are_not_compared(place):
     place.answered(None, [3], body=b"", inputs=sent([[1.0, 1.0]]))
     found = place.replay()
     assert (found.compared, found.prepared, found.features) == (2, 0, {})
+
+
+def test_what_came_in_by_another_door_is_answered_from_its_tensors_or_left_out(place):
+    body = orjson.dumps({"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 1]}]})
+    place.answered(None, [3], body=body, door="", inputs=sent([[1.0, 1.0]]))
+    place.answered(None, [3], body=body, door="")
+    found = place.replay()
+    assert (found.compared, found.mismatched, found.prepared) == (1, 0, 0)
+    assert [count for reason, count in found.skipped.items() if "another door" in reason] == [1]
+
+
+def test_the_parameters_of_the_content_type_count(tmp_path):
+    place = Place(tmp_path)
+    x = np.array([[1, 1], [2, 0]], np.float32)
+    place.answered(None, [3, 4], body=x.tobytes(), media="application/octet-stream; shape=2x2", inputs=sent(x))
+    assert (place.replay().prepared, place.replay().mismatched) == (1, 0)
+
+
+def test_a_version_that_cannot_be_asked_leaves_the_others(place, monkeypatch):
+    place.answered([[1.0, 1.0]], [3])
+
+    def load(*_):
+        raise MissingDependency("torch")
+
+    monkeypatch.setattr("rung.training.skew.resolve", load)
+    found = place.replay()
+    assert (found.requests, found.compared) == (1, 0)
+    assert found.skipped == {"version 1 cannot be asked: torch": 1}
+
+
+def test_what_cannot_be_put_in_numbers_is_said_without(place):
+    place.answered([[1.0]], [3])
+    assert str(place.replay().worst).endswith("(version 1)")
+    assert "nan" not in str(place.replay().worst)
 
 
 def test_an_empty_log_has_no_share(place):

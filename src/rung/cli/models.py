@@ -33,7 +33,7 @@ def register(
     as_json: bool,
 ) -> None:
     """Publish a model file as the next version."""
-    configure_logs(level="warning")
+    configure_logs()
     path = Path(artifact)
     if not path.exists() and ":" in artifact:
         raise InvalidInput(

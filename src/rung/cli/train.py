@@ -38,7 +38,7 @@ def run(
     as_json: bool,
 ) -> None:
     """Train, showing how far it is; Ctrl-C once saves and ends, twice ends at once."""
-    configure_logs(level="warning")
+    configure_logs()
     folder = Path()
     project = load_project(folder)
     wanted = {key: value for key, value in given.items() if value is not None}

@@ -76,13 +76,17 @@ exceptions = Exceptions()
 """Those of this process; `Metrics` shows them."""
 
 
+_processors: list[Any] = []
+"""One list for ever: a logger that was used before holds it, and follows what is changed."""
+
+
 def configure_logs(style: str = "auto", level: str = "info") -> None:
     """Write one line per event to standard error: for people on a terminal, as JSON elsewhere."""
     pretty = style == "console" or (style == "auto" and sys.stderr.isatty())
     order = list(_levels)
     for name in order:
         _levels[name] = order.index(name) >= order.index(level)
-    processors: list[Any] = [
+    _processors[:] = [
         _counted,
         _wanted,
         structlog.contextvars.merge_contextvars,
@@ -90,13 +94,13 @@ def configure_logs(style: str = "auto", level: str = "info") -> None:
         structlog.processors.TimeStamper(fmt="%H:%M:%S" if pretty else "iso", utc=not pretty),
     ]
     if pretty:
-        processors.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()))
+        _processors.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()))
     else:
-        processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_dumps)]
+        _processors.extend([structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_dumps)])
     structlog.configure(
-        processors=processors,
+        processors=_processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
-        logger_factory=lambda *_: _Lines(sys.stderr),
+        logger_factory=lambda *_: _Lines(),
         cache_logger_on_first_use=True,
     )
 
@@ -144,14 +148,11 @@ def say(stream: TextIO | None, text: str) -> None:
 
 
 class _Lines:
-    """What structlog writes to: a stream, a line per event."""
-
-    def __init__(self, stream: TextIO | None) -> None:
-        self._stream = stream
+    """What structlog writes to: standard error as it is at that moment, a line per event."""
 
     def msg(self, text: str) -> None:
         """Write one line."""
-        say(self._stream, text)
+        say(sys.stderr, text)
 
     log = debug = info = warn = warning = error = critical = exception = fatal = msg
 

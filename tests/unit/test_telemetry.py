@@ -49,6 +49,29 @@ def test_there_are_only_so_many() -> None:
     assert {labels["type"]: value for labels, value in counts(found)} == {"ValueError": 1.0, "Other": 4.0}
 
 
+def test_a_logger_that_was_used_before_follows_what_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    before: dict[str, Any] = structlog.get_config()
+    first, then = io.StringIO(), io.StringIO()
+    try:
+        monkeypatch.setattr("sys.stderr", first)
+        configure_logs("json")
+        log = structlog.get_logger("x").bind()
+        log.info("one")
+        monkeypatch.setattr("sys.stderr", then)
+        configure_logs("json", "warning")
+        log.info("two")
+        log.warning("three")
+        with structlog.testing.capture_logs() as logs:
+            log.info("four")
+    finally:
+        configure_logs()
+        structlog.configure(**before)
+    assert '"one"' in first.getvalue()
+    assert "two" not in then.getvalue()
+    assert '"three"' in then.getvalue()
+    assert [one["event"] for one in logs] == ["four"]
+
+
 def test_what_is_logged_with_its_exception_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     found = Exceptions()
     monkeypatch.setattr(telemetry, "exceptions", found)

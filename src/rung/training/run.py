@@ -109,7 +109,7 @@ def train_model(
         run.lineage = {name.removeprefix("rung."): value for name, value in tags.items()}
     on_event(Started(tracked.name))
     try:
-        if not resume:
+        if not (tracked.folder / CODE).exists():
             _describe(tracked, folder)
         result = run.go(stop, resumed=bool(resume))
     except BaseException as error:
@@ -132,12 +132,13 @@ def _describe(tracked: tracking.TrackedRun, folder: Path) -> None:
     """Write down what the run runs in: environment, code, machine."""
     ran_in, files = environment.environment(), environment.code(folder)
     _write(tracked.folder / ENVIRONMENT, ran_in)
-    _write(tracked.folder / CODE, files)
     environment.snapshot(folder, tracked.folder / SNAPSHOT)
-    for name in (ENVIRONMENT, CODE, SNAPSHOT):
-        tracked.artifact(tracked.folder / name)
     tracked.tags({"rung.environment": ran_in.digest, "rung.code": files.digest, "rung.commit": files.state})
     tracked.tags({f"rung.hardware.{name}": value for name, value in environment.hardware().items()})
+    # Last of all: whoever is killed before does it again when the run goes on.
+    _write(tracked.folder / CODE, files)
+    for name in (ENVIRONMENT, CODE, SNAPSHOT):
+        tracked.artifact(tracked.folder / name)
 
 
 def _spec_before(project: Path, name: str) -> RunSpec:

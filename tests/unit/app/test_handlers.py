@@ -121,6 +121,17 @@ def test_however_often_a_job_is_tried_it_makes_one_run_and_one_version(cups):
     assert [entry.version for entry in catalog.list_models(DiskStore(cups / "here"))] == [1]
 
 
+def test_a_run_that_was_killed_before_it_was_described_is_described_when_it_goes_on(cups):
+    job, _ = training(cups, model="cups", set={"fail": True})
+    with pytest.raises(TrainingFailed):
+        train(job)
+    folder = cups / ".rung" / "runs" / "cups-1"
+    for name in ("environment.json", "code.json", "code.tar.gz"):
+        (folder / name).unlink()
+    assert train(job)["version"] == 1
+    assert {"environment.json", "code.json", "code.tar.gz"} <= {path.name for path in folder.iterdir()}
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -102,6 +102,11 @@ def _train(order: Order, teller: _Teller) -> None:
         session.context.end()
     if order.rank == 0:
         teller.tell(session.produce(returned, time.monotonic() - begun))
+    else:
+        # Nothing is left to do, and torch's own threads now and then abort a process that ends by itself.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _import_torch_for(name: str) -> None:

@@ -92,6 +92,7 @@ def main() -> None:
         found[name] = {"weights": weights, "skipped": ctx.skipped, "steps": ctx.steps}
     leave()
     (folder / f"{meet}-{rank}.json").write_text(json.dumps(found))
+    os._exit(0)  # as a run's processes end
 
 
 if __name__ == "__main__":

@@ -44,6 +44,27 @@ def eventually(check, seconds=20.0):
         threading.Event().wait(0.05)
 
 
+def test_what_was_asked_is_answered_again_as_it_was_by_whichever_door_it_came(serve, rung, tmp_path):
+    assert rung("models", "register", models.tiny(tmp_path / "tiny.onnx"), "-r", "here").returncode == 0
+    served = serve(tmp_path / "here", "--log", "log", env={"RUNG_LOG_INPUTS": "both", "RUNG_LOG_OUTPUTS": "tensors"})
+    with httpx2.Client(base_url=served.url) as client:
+        (spec,) = client.get("/v2/models/tiny").json()["inputs"]
+        row = np.frombuffer(ROW, np.float32).tolist()
+        for _ in range(3):
+            ask(client)
+        one = {"name": spec["name"], "datatype": "FP32", "shape": [1, len(row)], "data": row}
+        assert client.post("/v2/models/tiny/infer", json={"inputs": [one]}).status_code == 200
+
+    def replayed():
+        done = rung("drift", "tiny", "--replay", 10, "-r", "here", "--log", "log", "--data", "data", "--json")
+        return orjson.loads(done.stdout)["skew"] if done.returncode == 0 else {"compared": 0}
+
+    eventually(lambda: replayed()["compared"] == 4)
+    found = replayed()
+    assert (found["mismatched"], found["exact"], found["skipped"]) == (0, 4, {})
+    assert found["prepared"] == 3, "what came to /predict was prepared anew as well"
+
+
 def test_from_an_answer_to_its_label_its_trail_and_its_erasure(serve, rung, tmp_path):
     served = serve(models.tiny(tmp_path / "tiny.onnx"), "--log", "log", env={"RUNG_LOG_INPUTS": "body"})
     flags = ("--log", "log", "--data", "data")

@@ -81,7 +81,7 @@ def run(where: Places, model: str, wanted: Wanted, *, as_json: bool) -> int:
         )
     except NotFound as error:
         # What it answers can be compared with what it answered, whatever it has learned from.
-        if skew is None or not skew.requests:
+        if skew is None or not skew.requests or wanted.fail:
             raise
         if as_json:
             print_json({"skew": skew, "notes": [str(error)]})

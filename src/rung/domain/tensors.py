@@ -12,7 +12,7 @@ import numpy as np
 
 from rung.domain.errors import InvalidInput
 
-__all__ = ["DATATYPES", "Array", "Signature", "TensorSpec", "Tensors", "datatype_of", "itemsize"]
+__all__ = ["DATATYPES", "Array", "Signature", "TensorSpec", "Tensors", "datatype_of", "itemsize", "widened"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Tensors = Mapping[str, Array]
@@ -51,6 +51,11 @@ def datatype_of(array: Array) -> str:
         return _NAMES[array.dtype.newbyteorder("<")]
     except KeyError:
         raise InvalidInput(f"arrays of {array.dtype} have no datatype in the protocol") from None
+
+
+def widened(array: Array) -> Array:
+    """Bit patterns of BF16, uint16 of any shape, as the float32 that they stand for."""
+    return (array.astype(np.uint32) << 16).view(np.float32)
 
 
 def itemsize(datatype: str) -> int:

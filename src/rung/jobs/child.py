@@ -14,7 +14,6 @@ from rung.domain.errors import Cancelled, RungError, Unsupported
 from rung.domain.jobs import Job
 from rung.jobs.context import JobContext
 from rung.processes import attach
-from rung.telemetry import configure_logs
 
 __all__ = ["main", "reason_of"]
 
@@ -45,8 +44,6 @@ def main() -> None:
         parents=lambda: parents,
         effect=effect,
     )
-    # What handlers log belongs on standard error, as lines that the worker's own log can hold.
-    configure_logs("json", "warning")
     try:
         module, _, attribute = target.partition(":")
         result = getattr(import_module(module), attribute)(context)

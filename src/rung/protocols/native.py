@@ -123,6 +123,7 @@ class Native:
         if plan is None:
             plan = head.memo = _plan(head)
         arrived = call.arrived
+        call.door = PREDICT
         served = self._directory.find(plan.name, plan.version, call)
         bound = plan.bound
         if bound.served is not served:
@@ -175,7 +176,6 @@ class Native:
         payload.priority = plan.priority
         payload.arrived = arrived
         payload.call = call
-        call.door = PREDICT
         parsed = monotonic()
         answer = await served.respond(payload, plan.accept)
         if answer.version != bound.answered:

@@ -91,7 +91,7 @@ class Batcher:
         if request.priority == LOWEST:
             return self._lowest(request)
         if not request.admitted:
-            self._admit(request.priority, request.deadline, request.arrived)
+            self.admit(request)
         if self._idle.active:
             self._idle.came(monotonic())
         if self._batched and request.rows > self.cost.cap:
@@ -177,20 +177,36 @@ class Batcher:
 
     # --- admission --------------------------------------------------------------------------
 
-    def admit(self, payload: Payload, before: float = 0.0) -> None:
-        """Refuse what would be refused once it is tensors, before anybody works on making it so.
+    def admit(self, asked: Payload | Request, before: float = 0.0) -> None:
+        """Let a request in, or refuse what would start too late: best asked before anybody works on making it tensors.
 
         Args:
-            payload: as it came.
+            asked: as it came, or as tensors.
             before: seconds until its transforms would begin.
 
         Raises:
-            Overloaded: as for a request.
+            Overloaded: as when it is called.
         """
-        if payload.priority == LOWEST:
+        if asked.priority == LOWEST:
             self._admit_lowest()
-        else:
-            self._admit(payload.priority, payload.deadline, payload.arrived, before)
+            return
+        if (self.inline or self._free) and not before:
+            return
+        # While it waits for its transforms, those before it are computed.
+        wait = max(self.wait(asked.priority), before)
+        left = asked.deadline - monotonic()
+        if wait > self._max_wait or wait + self.cost.estimate(1) > left:
+            allowed = min(left, self._max_wait)
+            error = Overloaded(
+                f"{self.name} would start this in {wait * 1e3:.0f} ms, and it has {max(allowed, 0.0) * 1e3:.0f} ms",
+                retry_after=max(wait - allowed / 2, self.cost.row()),
+            )
+            self.recorder.failed(error, monotonic() - asked.arrived)
+            try:
+                raise error
+            finally:
+                # Its traceback holds this frame: a cycle, which would keep the request's body until the collector came.
+                del error
 
     def expect(self, priority: int, rows: int) -> None:
         """So many rows that were admitted are being made tensors, or, where negative, are no longer."""
@@ -202,25 +218,6 @@ class Batcher:
             return 0.0
         busy = self._lanes.count - self._free
         return (self._queue.rows_before(priority) + busy) * self.cost.row() / self._lanes.count
-
-    def _admit(self, priority: int, deadline: float, arrived: float, before: float = 0.0) -> None:
-        if (self.inline or self._free) and not before:
-            return
-        # While it waits for its transforms, those before it are computed.
-        wait = max(self.wait(priority), before)
-        left = deadline - monotonic()
-        if wait > self._max_wait or wait + self.cost.estimate(1) > left:
-            allowed = min(left, self._max_wait)
-            error = Overloaded(
-                f"{self.name} would start this in {wait * 1e3:.0f} ms, and it has {max(allowed, 0.0) * 1e3:.0f} ms",
-                retry_after=max(wait - allowed / 2, self.cost.row()),
-            )
-            self.recorder.failed(error, monotonic() - arrived)
-            try:
-                raise error
-            finally:
-                # Its traceback holds this frame: a cycle, which would keep the request's body until the collector came.
-                del error
 
     def _admit_lowest(self) -> None:
         """Let a request of the lowest priority in while nobody else asks, and not too many.

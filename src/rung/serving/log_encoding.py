@@ -14,7 +14,7 @@ import numpy as np
 from rung.domain.models import Manifest
 from rung.domain.packing import digest_of, pack
 from rung.domain.records import CONSTANT, NOT_FINITE, PackedTensor, PredictionRecord, encode
-from rung.domain.tensors import Array, Tensors
+from rung.domain.tensors import Array, Tensors, widened
 
 __all__ = ["LogPolicy", "RecordEncoder"]
 
@@ -171,7 +171,7 @@ def _summarise_alike(records: list[PredictionRecord], bfloat: frozenset[str]) ->
         together = np.concatenate(arrays) if first.ndim and len(arrays) > 1 else np.stack(arrays)
         together = together.reshape(len(arrays), -1)
         if name in bfloat:
-            together = (together.astype(np.uint32) << 16).view(np.float32)
+            together = widened(together)
         summaries[name], infinite, same = _rows(together)
         bad |= infinite
         if first.size > 1:

@@ -34,22 +34,26 @@ class TransformPool:
     def __init__(self, threads: int) -> None:
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="rung-transforms")
+        self._running = 0
         self._ahead = 0.0
+        """Seconds of work that is not done yet."""
 
     async def run(self, pace: Pace, rows: int, call: Callable[[], _T]) -> _T:
         """Run `call`, which is about so many rows, in one of the threads."""
         expected = pace.seconds * rows
+        self._running += 1
         self._ahead += expected
         try:
             result, seconds = await asyncio.get_running_loop().run_in_executor(self._pool, _timed, call)
         finally:
+            self._running -= 1
             self._ahead -= expected
         pace.learn(rows, seconds)
         return result
 
     def wait(self) -> float:
-        """Seconds until what came in now would be begun with."""
-        return max(self._ahead, 0.0) / self._threads
+        """Seconds until what came in now would be begun with, at most; 0 while a thread is free."""
+        return self._ahead / self._threads if self._running >= self._threads else 0.0
 
     def close(self) -> None:
         """End the threads; wait for what they do."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from rung.domain.tensors import Array
+from rung.domain.tensors import Array, widened
 
 __all__ = ["ANOTHER", "Apart", "Tolerance"]
 
@@ -112,7 +112,7 @@ class Tolerance(msgspec.Struct, frozen=True):
 
 def _numbers(array: Array, *, bfloat: bool) -> Array:
     if bfloat and array.dtype == np.uint16:
-        array = (array.astype(np.uint32) << 16).view(np.float32)
+        array = widened(array)
     return array.astype(np.float64)
 
 

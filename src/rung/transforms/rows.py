@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 
 from rung.domain.errors import InvalidInput
-from rung.domain.tensors import DATATYPES, Array, Signature, Tensors, TensorSpec
+from rung.domain.tensors import DATATYPES, Array, Signature, Tensors, TensorSpec, widened
 
 __all__ = ["predictions_json", "tensor_from", "tensors_from_rows", "tensors_from_text"]
 
@@ -125,7 +125,7 @@ def _plain(array: Array, spec: TensorSpec | None) -> Any:
     if array.dtype.kind == "O":
         return array.tolist()
     if spec is not None and spec.datatype == "BF16":
-        array = (array.astype(np.uint32) << 16).view(np.float32)
+        array = widened(array)
     # orjson writes arrays, not single elements of them.
     return np.ascontiguousarray(array) if array.ndim else array.item()
 

@@ -99,6 +99,8 @@ def test_requests_are_answered_again_where_nothing_is_known_of_the_training_data
     assert "skew: 10 of 50 replayed requests come out otherwise" in said
     assert "note: no drift is measured: " in said
     assert json.loads(run("price", "--replay", "50", "--json").output)["skew"]["mismatched"] == 10
+    with pytest.raises(NotFound):
+        run("price", "--replay", "50", "--fail")  # whoever wants to be stopped by drift must not pass unmeasured
 
 
 def test_what_is_wrong_is_said(run):

@@ -24,7 +24,13 @@ async def test_what_waits_is_told_in_seconds_of_all_threads(pool):
     await asyncio.sleep(0)
     assert pool.wait() == pytest.approx(6 * 0.5 / 2)
     gate.set()
-    assert await asyncio.gather(*some) == [True] * 3
+    await asyncio.gather(*some)
+    gate.clear()
+    some = [asyncio.ensure_future(pool.run(pace, 100, gate.wait))]
+    await asyncio.sleep(0)
+    assert pool.wait() == 0, "the other thread is free"
+    gate.set()
+    assert await asyncio.gather(*some) == [True]
     assert pool.wait() == 0
 
 
@@ -37,15 +43,16 @@ async def test_what_fails_or_is_given_up_is_no_longer_ahead(pool):
 
     with pytest.raises(ValueError, match="no"):
         await pool.run(pace, 1, fail)
-    asked = asyncio.ensure_future(pool.run(pace, 5, gate.wait))
+    asked = [asyncio.ensure_future(pool.run(pace, 5, gate.wait)) for _ in range(2)]
     await asyncio.sleep(0)
-    assert pool.wait() == 2.5
-    asked.cancel()
+    assert pool.wait() == 5.0
+    asked[0].cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asked
+        await asked[0]
     assert pool.wait() == 0
     assert pace.seconds == 1.0, "nothing is learned of what did not end"
     gate.set()
+    await asked[1]
 
 
 async def test_a_pace_follows_what_is_measured():

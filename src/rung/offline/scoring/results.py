@@ -8,7 +8,7 @@ import numpy as np
 import orjson
 
 from rung.domain.models import Manifest, Step
-from rung.domain.tensors import Array, Tensors
+from rung.domain.tensors import Array, Tensors, widened
 from rung.plugins import TRANSFORMS, resolve
 from rung.transforms.pipeline import Columns
 
@@ -105,7 +105,7 @@ def _tensors(outputs: Tensors, rows: int, manifest: Manifest) -> "list[pl.Series
     for spec in manifest.signature.outputs:
         array = outputs[spec.name]
         if spec.datatype == "BF16":
-            array = (array.astype(np.uint32) << 16).view(np.float32)
+            array = widened(array)
         array = array if manifest.signature.batched else array[None]
         if array.dtype.kind == "O":
             values = [[_text(one) for one in np.ravel(row)] for row in array]
